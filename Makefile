@@ -1,0 +1,61 @@
+# One command does everything, set-up included: `make demo` or `make test` on a fresh machine.
+#
+# Inside a virtual environment everything is installed there; otherwise in .venv. PYTHON names another interpreter.
+
+PYTHON ?= python3
+VENV := $(shell $(PYTHON) -c 'import sys; print(sys.prefix if sys.prefix != sys.base_prefix else ".venv")')
+PY := $(VENV)/bin/python
+# One stamp for each pair of checkout and environment: an editable install belongs to both.
+STAMP := .setup/$(subst /,_,$(VENV))
+
+# Several processes share the cores: each one with a thread pool of its own would only get in the others' way.
+export OMP_NUM_THREADS ?= 1
+# No screen is needed by anything here.
+export SDL_VIDEODRIVER ?= dummy
+# Test processes that run beside each other.
+JOBS ?= 2
+
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadgroup
+
+.PHONY: help setup demo test test-slow lint format check bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## install everything, once, and again when setup.py or constraints.txt has changed
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+# torch has no version in setup.py's range that suits every machine, so it is resolved together with the pins: on its own,
+# pip would take the newest build, with gigabytes of CUDA libraries.
+$(STAMP): setup.py constraints.txt $(VENV)/pyvenv.cfg
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@mkdir -p $(@D) && touch $@
+
+demo: setup  ## train, plot and audit a small agent
+	$(PY) -m sf_fixpo.demo
+
+test: lint  ## what CI runs: lint, then every test that is not slow
+	$(PYTEST) -m "not slow"
+
+test-slow: setup  ## the tests that train to a threshold
+	$(PYTEST) -m slow
+
+lint: setup  ## style, formatting, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: setup  ## rewrite the files as `lint` wants them
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+check: test  ## same as test
+
+bench: setup  ## the benchmarks, with the numbers of this machine
+	$(PY) -m benchmarks
+
+clean:  ## remove what was built; trained agents in train_dir stay
+	rm -rf .setup .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

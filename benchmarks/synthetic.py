@@ -1,0 +1,399 @@
+"""Learners and training batches without an environment: for the learner benchmark and for tests.
+
+A batch is what sample-factory's batcher hands to a learner: observations and rewards are synthetic and seeded, but everything a
+policy produces (actions, distribution parameters, log-probabilities, values, recurrent states, version) comes from a forward
+pass of the policy the learner has published, or of older snapshots of it. So the KL starts at 0 and the ratios at 1, as in a run.
+
+Shape symbols: E trajectories, T steps of a trajectory (`rollout`), S size of the recurrent state, D action columns, A action
+parameters. Batches are [E, T] or, for inputs that need the step after the last, [E, T + 1].
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.utils.action_distributions import calc_num_actions
+from sample_factory.algo.utils.env_info import ENV_INFO_PROTOCOL_VERSION, EnvInfo
+from sample_factory.algo.utils.model_sharing import ParameterServer
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs, trajectories_per_training_iteration
+from sample_factory.algo.utils.shared_buffers import alloc_trajectory_tensors
+from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.cfg.arguments import parse_sf_args
+from sample_factory.model.model_utils import get_rnn_size
+from sample_factory.utils.attr_dict import AttrDict
+from torch import Tensor, nn
+
+ALGOS = ("APPO", "FIXPO")
+_CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a learner trains on: spaces and settings.
+
+    Attributes:
+        name: for tables.
+        obs_space: observations, a Dict of Box spaces.
+        action_space: Discrete, Box, or a Tuple of these.
+        cfg: sample-factory flags by name, for both algorithms.
+        fixpo: further flags for FIXPO alone.
+        appo: further flags for APPO alone.
+    """
+
+    name: str
+    obs_space: gym.spaces.Dict
+    action_space: gym.Space
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+    fixpo: Mapping[str, Any] = field(default_factory=dict)
+    appo: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_flags(self, **flags: Any) -> Shape:
+        """The same shape with some sample-factory flags changed."""
+        return replace(self, cfg={**self.cfg, **flags})
+
+
+@dataclass(frozen=True)
+class PolicySnapshot:
+    """A published policy as it was: `fill_policy_outputs` plays it as an actor that lags behind."""
+
+    version: int
+    state_dict: dict[str, Tensor]
+
+
+def vector_space(size: int = 8) -> gym.spaces.Dict:
+    """Observations of `size` unbounded floats under sample-factory's usual key."""
+    return gym.spaces.Dict(obs=gym.spaces.Box(-np.inf, np.inf, (size,), np.float32))
+
+
+def box_actions(size: int = 2) -> gym.spaces.Box:
+    """Continuous actions in [-1, 1]."""
+    return gym.spaces.Box(-1.0, 1.0, (size,), np.float32)
+
+
+def small_shape(obs_space: gym.spaces.Dict | None = None, action_space: gym.Space | None = None, **flags: Any) -> Shape:
+    """A network of two layers of 16 and a batch of 64 samples, for tests; `flags` go over the settings."""
+    cfg = {
+        "use_rnn": False,
+        "encoder_mlp_layers": [16, 16],
+        "nonlinearity": "tanh",
+        "rnn_size": 8,
+        "rollout": 8,
+        "recurrence": -1,
+        "batch_size": 64,
+        "num_batches_per_epoch": 1,
+        "num_epochs": 1,
+        "learning_rate": 1e-3,
+        "normalize_input": False,
+        "normalize_returns": False,
+        "exploration_loss_coeff": 0.0,
+        "max_policy_lag": 1000,
+    }
+    cfg.update(flags)
+    return Shape("small", obs_space or vector_space(), action_space or gym.spaces.Discrete(4), cfg)
+
+
+DMLAB = Shape(
+    name="dmlab",
+    obs_space=gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 72, 96), np.uint8)),
+    action_space=gym.spaces.Discrete(15),
+    cfg={
+        "encoder_conv_architecture": "resnet_impala",
+        "encoder_conv_mlp_layers": [512],
+        "nonlinearity": "relu",
+        "use_rnn": True,
+        "rnn_type": "lstm",
+        "rnn_size": 256,
+        "batch_size": 1024,
+        "num_batches_per_epoch": 1,
+        "num_epochs": 1,
+        "rollout": 32,
+        "recurrence": 32,
+        "learning_rate": 1e-4,
+        "obs_scale": 255.0,
+        "obs_subtract_mean": 0.0,
+        "normalize_input": False,
+        "normalize_returns": False,
+        "max_policy_lag": 35,
+        "value_loss_coeff": 0.5,
+        "max_grad_norm": 0.0,
+        "exploration_loss_coeff": 0.003,
+    },
+    fixpo={"eps_kl": 1.0, "c_beta": 2.0, "beta_lr": 0.1, "beta_init": 1.0, "reference": "behaviour"},
+)
+
+MUJOCO = Shape(
+    name="mujoco",
+    obs_space=vector_space(17),
+    action_space=box_actions(6),
+    cfg={
+        "encoder_mlp_layers": [64, 64],
+        "nonlinearity": "tanh",
+        "actor_critic_share_weights": False,
+        "adaptive_stddev": False,
+        "policy_initialization": "torch_default",
+        "use_rnn": False,
+        "rollout": 128,
+        "recurrence": 1,
+        "batch_size": 512,
+        "num_batches_per_epoch": 16,
+        "num_epochs": 10,
+        "shuffle_minibatches": True,
+        "learning_rate": 3e-4,
+        "normalize_input": True,
+        "normalize_returns": True,
+        "value_loss_coeff": 0.1,
+        "max_grad_norm": 0.5,
+        "exploration_loss_coeff": 0.0,
+        "max_policy_lag": 1000,
+    },
+    fixpo={"eps_kl": 0.5, "c_beta": 3.0, "beta_lr": 0.01, "beta_init": 1.0, "reference": "previous", "fixup_batch_size": 1024},
+    appo={"kl_loss_coeff": 0.1, "ppo_clip_ratio": 0.2},
+)
+
+SHAPES = {shape.name: shape for shape in (DMLAB, MUJOCO)}
+
+
+def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path | None = None, **flags: Any) -> AttrDict:
+    """A configuration as a run has it: every flag's default, then the shape's settings, then `flags`.
+
+    Args:
+        algo: `APPO` or `FIXPO`.
+        shape: spaces and settings.
+        device: `cpu` or `gpu`, as in sample-factory.
+        train_dir: where the learner may write; a new temporary folder where it is None.
+        **flags: settings by flag name, over those of the shape.
+
+    Raises:
+        ValueError: an unknown algorithm, or a flag that no parser knows.
+    """
+    if algo not in ALGOS:
+        raise ValueError(f"unknown algorithm {algo!r}: one of {', '.join(ALGOS)}")
+    parser, _ = parse_sf_args(["--env=synthetic", "--experiment=synthetic"])
+    settings = {**shape.cfg, **(shape.fixpo if algo == "FIXPO" else shape.appo), **flags}
+    if algo == "FIXPO":
+        from sf_fixpo.config import add_fixpo_args  # late: stock learners are measured without this package's code
+
+        add_fixpo_args(parser)
+    cfg = AttrDict(vars(parser.parse_args(["--env=synthetic", "--experiment=synthetic"])))
+    unknown = sorted(set(settings) - set(cfg))
+    if unknown:
+        raise ValueError(f"no such flag for {algo}: {', '.join(unknown)}")
+    cfg.update(settings)
+    cfg.update(
+        algo=algo, device=device, serial_mode=True, with_wandb=False, restart_behavior="overwrite", cli_args={},
+        train_dir=str(train_dir or tempfile.mkdtemp(prefix="synthetic_learner_")),
+    )  # fmt: skip
+    if cfg.recurrence == -1:
+        cfg.recurrence = cfg.rollout if cfg.use_rnn else 1
+    if cfg.seed is None:
+        cfg.seed = 0
+    return cfg
+
+
+def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInfo:
+    """What sample-factory would have learned from an environment with these spaces."""
+    is_tuple = isinstance(action_space, gym.spaces.Tuple)
+    return EnvInfo(
+        obs_space=obs_space,
+        action_space=action_space,
+        num_agents=1,
+        gpu_actions=False,
+        gpu_observations=False,
+        action_splits=[calc_num_actions(space) for space in action_space] if is_tuple else None,
+        all_discrete=all(isinstance(space, gym.spaces.Discrete) for space in action_space) if is_tuple else None,
+        frameskip=1,
+        env_info_protocol_version=ENV_INFO_PROTOCOL_VERSION,
+    )
+
+
+def make_learner(
+    algo: str, shape: Shape | str, device: str = "cpu", train_dir: str | Path | None = None, policy_id: int = 0, **flags: Any
+) -> Learner:
+    """An initialised learner, built as sample-factory's learner worker builds it, in this process.
+
+    Args:
+        algo: `APPO` (sample-factory's own learner) or `FIXPO`.
+        shape: spaces and settings, or the name of one of `SHAPES`.
+        device: `cpu` or `gpu`.
+        train_dir: where checkpoints and logs go; a new temporary folder where it is None. A folder with a checkpoint resumes it.
+        policy_id: which policy of a population.
+        **flags: settings by flag name, over those of the shape.
+    """
+    shape = SHAPES[shape] if isinstance(shape, str) else shape
+    cfg = make_cfg(algo, shape, device, train_dir, **flags)
+    cfg.num_policies = max(cfg.num_policies, policy_id + 1)
+    versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
+    param_server = ParameterServer(policy_id, versions, serial_mode=True)
+    env_info = make_env_info(shape.obs_space, shape.action_space)
+    learner = _learner_class(algo)(cfg, env_info, versions, policy_id, param_server)
+    learner.init()
+    return learner
+
+
+def _learner_class(algo: str) -> type[Learner]:
+    if algo == "APPO":
+        return Learner
+    from sf_fixpo.learner import FixPOLearner
+
+    return FixPOLearner
+
+
+def take_snapshot(learner: Learner) -> PolicySnapshot:
+    """A copy of the policy that the learner has published last."""
+    state = {key: value.detach().clone() for key, value in _published(learner).state_dict().items()}
+    return PolicySnapshot(_published_version(learner), state)
+
+
+def _published(learner: Learner) -> nn.Module:
+    """The network that policy workers read: not always the one that is being trained."""
+    return learner.param_server.actor_critic
+
+
+def _published_version(learner: Learner) -> int:
+    return int(learner.policy_versions_tensor[learner.policy_id])
+
+
+def make_batch(
+    learner: Learner,
+    seed: int = 0,
+    done_rate: float = 0.02,
+    timeout_share: float = 0.5,
+    invalid_share: float = 0.0,
+    snapshots: Sequence[PolicySnapshot] = (),
+) -> TensorDict:
+    """One training batch of the size the learner's configuration asks for.
+
+    Args:
+        learner: whose spaces, sizes and published policy are used.
+        seed: of everything that is drawn.
+        done_rate: probability that an episode ends at a step.
+        timeout_share: share of these ends that are time-outs.
+        invalid_share: share of the steps that another policy has collected (`policy_id` -1), which a learner must leave out.
+        snapshots: older policies, for `fill_policy_outputs`.
+
+    Returns:
+        The batch on the learner's device, laid out as sample-factory's batcher does. A learner changes it while it trains:
+        call `fill_policy_outputs` before it is used again.
+    """
+    cfg, device = learner.cfg, learner.device
+    num_traj = trajectories_per_training_iteration(cfg)
+    batch = alloc_trajectory_tensors(learner.env_info, num_traj, cfg.rollout, get_rnn_size(cfg), device, share=False)
+    rng = np.random.default_rng(seed)
+    for name, space in learner.env_info.obs_space.spaces.items():
+        batch["obs"][name].copy_(torch.from_numpy(_draw_obs(rng, space, num_traj, cfg.rollout + 1)))
+    shape = (num_traj, cfg.rollout)
+    dones = rng.random(shape) < done_rate
+    batch["dones"].copy_(torch.from_numpy(dones))
+    batch["time_outs"].copy_(torch.from_numpy(dones & (rng.random(shape) < timeout_share)))
+    owner = np.where(rng.random(shape) < invalid_share, -1, learner.policy_id)
+    batch["policy_id"].copy_(torch.from_numpy(owner))
+    fill_policy_outputs(learner, batch, seed, snapshots)
+    return batch
+
+
+def _draw_obs(rng: np.random.Generator, space: gym.spaces.Box, num_traj: int, steps: int) -> np.ndarray:
+    """Observations [num_traj, steps, ...] that drift in time: neighbours are alike, as an environment's are."""
+    if np.issubdtype(space.dtype, np.integer) and len(space.shape) < 3:
+        return rng.integers(space.low, space.high, (num_traj, steps, *space.shape), dtype=space.dtype, endpoint=True)
+    drift = np.cumsum(rng.standard_normal((num_traj, steps), np.float32), axis=1) * 0.3
+    drift = drift.reshape((num_traj, steps) + (1,) * len(space.shape))
+    if np.issubdtype(space.dtype, np.integer):
+        noise = rng.integers(-60, 60, (num_traj, steps, *space.shape), dtype=np.int16)
+        values = noise + (128 + 40 * np.tanh(drift)).astype(np.int16)
+        return np.clip(values, space.low.min(), space.high.max()).astype(space.dtype)
+    offset = rng.uniform(-2.0, 2.0, space.shape)
+    scale = rng.uniform(0.5, 3.0, space.shape)
+    noise = rng.standard_normal((num_traj, steps, *space.shape))
+    return np.clip(offset + scale * (noise + drift), space.low, space.high).astype(space.dtype)
+
+
+def fill_policy_outputs(learner: Learner, batch: TensorDict, seed: int = 0, snapshots: Sequence[PolicySnapshot] = ()) -> None:
+    """Plays the policy over the batch's observations and writes what actors would have written, in place.
+
+    Everything a learner changes in a batch while it trains (values, rewards, validity, actions of invalid steps) is written anew,
+    so that one batch serves any number of updates.
+
+    Args:
+        learner: whose published policy acts. Its mode, its normaliser's statistics and torch's random state stay as they are.
+        batch: as `make_batch` returns it.
+        seed: of the sampled actions, the first recurrent states and the rewards' noise.
+        snapshots: policies that act instead: trajectory e belongs to snapshot e modulo their number.
+    """
+    with _fixed_randomness(learner.device, seed), torch.no_grad():
+        first_state = torch.randn_like(batch["rnn_states"][:, 0]).clamp(-1, 1) * 0.3
+        noise = torch.randn_like(batch["rewards"])
+        if not snapshots:
+            _play(_published(learner), _published_version(learner), learner.cfg, batch, first_state)
+        for i, snapshot in enumerate(snapshots):
+            rows = torch.arange(i, len(noise), len(snapshots), device=learner.device)
+            part = batch[rows]
+            _play(_rebuild(learner, snapshot), snapshot.version, learner.cfg, part, first_state[rows])
+            batch[rows] = part
+        batch["rewards"].copy_(_rewards(batch, noise))
+        batch["valids"].fill_(True)
+
+
+@contextmanager
+def _fixed_randomness(device: torch.device, seed: int):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> nn.Module:
+    """A network with a snapshot's weights, built by whatever function built the learner's own."""
+    from sample_factory.model.actor_critic import create_actor_critic
+
+    network = create_actor_critic(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
+    network.model_to_device(learner.device)
+    network.load_state_dict(snapshot.state_dict)
+    return network
+
+
+def _play(network: nn.Module, version: int, cfg: AttrDict, batch: TensorDict, first_state: Tensor) -> None:
+    """Fills the policy's side of `batch` [E, T] with one policy, starting from `first_state` [E, S]."""
+    num_traj, steps = batch["rewards"].shape
+    was_training = network.training
+    network.eval()  # in training mode the normaliser would count these observations
+    try:
+        flat = {name: obs.reshape((-1, *obs.shape[2:])) for name, obs in batch["obs"].items()}
+        pieces = [{name: obs[i : i + _CHUNK] for name, obs in flat.items()} for i in range(0, num_traj * (steps + 1), _CHUNK)]
+        head = torch.cat([network.forward_head(prepare_and_normalize_obs(network, piece)) for piece in pieces])
+        states = batch["rnn_states"]
+        states.zero_()
+        if cfg.use_rnn:
+            states[:, 0] = first_state
+            head = head.view(num_traj, steps + 1, -1)
+            core = []
+            for t in range(steps + 1):
+                output, new_state = network.forward_core(head[:, t], states[:, t])
+                core.append(output)
+                if t < steps:
+                    states[:, t + 1] = new_state * (~batch["dones"][:, t]).unsqueeze(1)
+            core_flat = torch.stack(core, dim=1).flatten(0, 1)
+        else:
+            core_flat, _ = network.forward_core(head, states.flatten(0, 1))
+        result = network.forward_tail(core_flat, values_only=False, sample_actions=True)
+    finally:
+        network.train(was_training)
+    for name in ("actions", "action_logits", "log_prob_actions", "values"):
+        target = batch[name]
+        played = result[name].reshape((num_traj, steps + 1, *target.shape[2:]))
+        target.copy_(played[:, : target.shape[1]])
+    batch["policy_version"].fill_(version)
+
+
+def _rewards(batch: TensorDict, noise: Tensor) -> Tensor:
+    """Rewards [E, T]: noise, and a part that a policy can learn: the first action should follow the observation's mean."""
+    first = next(iter(batch["obs"].values()))[:, :-1].float().flatten(2).mean(dim=2)
+    direction = torch.tanh((first - first.mean()) / first.std().clamp_min(1e-6))
+    return 0.5 * noise + direction * torch.tanh(batch["actions"].flatten(2)[..., 0] - 0.5)

@@ -1,0 +1,64 @@
+"""The registry of environment suites: from a name on the command line to the suite that makes it.
+
+Importing it is cheap: an engine (EnvPool, ViZDoom, DeepMind Lab) is imported when one of its environments is made.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+try:  # TEMPORARY until envs/dmlab/__init__.py exists
+    from envs.dmlab import SUITE as DMLAB
+except ImportError:
+    DMLAB = None
+from envs.gym_envs import SUITE as GYM
+from envs.mujoco import SUITE as MUJOCO
+from envs.names import did_you_mean
+from envs.suite import Suite
+
+__all__ = ["SUITES", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
+
+SUITES: tuple[Suite, ...] = tuple(s for s in (DMLAB, MUJOCO, GYM) if s)
+
+
+class UnknownEnvError(ValueError):
+    """A name that no suite claims; the message says what is near and where the list is."""
+
+
+def find_suite(env_name: str) -> Suite:
+    """Finds the suite that a name belongs to, by its prefix.
+
+    A name with a suite's prefix may still be unknown to that suite: `Suite.faults` says so, with near names, together with
+    everything else that is wrong on the command line.
+
+    Args:
+        env_name: the value of `--env`, such as `mujoco_HalfCheetah`.
+
+    Returns:
+        The suite.
+
+    Raises:
+        UnknownEnvError: no suite claims the name.
+    """
+    for suite in SUITES:
+        if suite.matches(env_name):
+            return suite
+    known = [name for suite in SUITES for name in suite.env_names()]
+    hint = did_you_mean(env_name, known)
+    raise UnknownEnvError(" ".join(filter(None, [f"--env={env_name}: no such environment;", hint, "--list_envs shows all."])))
+
+
+def list_envs() -> str:
+    """The text of `--list_envs`: every suite, whether it runs on this machine, what it needs if not, and its names."""
+    return "\n\n".join(_suite_text(suite) for suite in SUITES)
+
+
+def _suite_text(suite: Suite) -> str:
+    """One suite's paragraph: a heading, what is missing, and the names, wrapped."""
+    missing = suite.missing()
+    state = "runs here" if missing is None else f"cannot run here yet: {missing}"
+    names = textwrap.wrap(
+        "  ".join(suite.env_names()), 110, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )
+    presets = f"    presets: {', '.join(suite.presets)}" if suite.presets else ""
+    return "\n".join(filter(None, [f"{suite.name}: {suite.description} [{state}]", *names, presets]))

@@ -1,0 +1,37 @@
+"""What every environment suite provides, and nothing else: one frozen record of plain functions."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One family of environments behind one prefix.
+
+    Attributes:
+        name: folder name under `envs/`, and the pip extra that installs what it needs.
+        description: one line for `--list_envs`.
+        env_names: the names known by heart: listed, and searched for near names. A suite with an open-ended set (`gym_<id>`)
+            gives its common ones.
+        matches: whether a name belongs to this suite (it may still be unknown to it: see `faults`).
+        missing: None where the suite can run on this machine, else what to install, as a command.
+        add_args: adds the suite's own flags.
+        presets: flag defaults by preset name. `paper` holds the authors' settings, `laptop` what learns on two CPU cores.
+        faults: checks the suite's flags and the environment's name; one line a fault (flag, value, what is allowed).
+        make_env: environment factory in sample-factory's form, `(full_env_name, cfg, env_config, render_mode)`; a module-level
+            function, because it is sent to spawned processes.
+    """
+
+    name: str
+    description: str
+    env_names: Callable[[], tuple[str, ...]]
+    matches: Callable[[str], bool]
+    missing: Callable[[], str | None]
+    add_args: Callable[[ArgumentParser], None]
+    make_env: Callable[..., Any]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    faults: Callable[[Any], list[str]] = lambda cfg: []

@@ -1,0 +1,93 @@
+"""Packaging of sf_fixpo: `pip install -e .[dev]`. The versions that the tests ran with are in constraints.txt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+CORE = [
+    "torch>=2.1",
+    # Pinned exactly: the learner overrides private methods of this release (see sf_fixpo/learner.py).
+    "sample-factory==2.1.1",
+    # sample-factory 2.1.1 asks for the next three upper bounds itself; stated here so that a conflict names this package too.
+    "numpy<2",
+    "gymnasium>=0.29,<1.0",
+    "huggingface-hub<1.0",
+    # The stand-in for DeepMind Lab renders with it, so that every command works on a machine without DeepMind Lab.
+    "vizdoom>=1.2.4",
+    "rich",
+    "matplotlib",
+]
+
+# EnvPool's wheels from 1.2 on need Python 3.11; the rest of the package works from 3.10.
+ENVPOOL = ["envpool>=1.2.5"]
+
+DEV = [
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "ruff",
+    # With its own Node.js, so that the type checker needs nothing from the machine.
+    "pyright[nodejs]",
+]
+
+EXTRAS = {
+    "mujoco": ENVPOOL,
+    "metaworld": ENVPOOL,
+    "atari": ENVPOOL,
+    "cluster": ["submitit", "ray", "kubernetes"],
+    "dev": DEV + ENVPOOL,
+}
+
+
+def version() -> str:
+    """Reads `__version__` without importing the package, whose requirements may not be there yet.
+
+    Returns:
+        The version, such as "0.1.0".
+
+    Raises:
+        RuntimeError: sf_fixpo/__init__.py has no `__version__`.
+    """
+    text = (HERE / "sf_fixpo" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('sf_fixpo/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+def long_description() -> str:
+    """Returns the README, or nothing where only the code was copied (a container layer that installs the requirements)."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="sf_fixpo",
+    version=version(),
+    description="FixPO (Zentner et al. 2023) for sample-factory: a trust region that holds on every policy update",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    author="sf_fixpo authors",
+    # 3.13 is out because numpy<2, which sample-factory needs, has no build for it.
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["sf_fixpo*", "envs*", "launcher*", "benchmarks*"]),
+    # Scenarios, maps, templates and recorded reference numbers travel beside the modules that read them.
+    package_data={"": ["*.cfg", "*.wad", "*.acs", "*.json", "*.jsonl", "*.npz", "*.yaml", "*.html", "*.txt", "*.sh"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "fixpo-train=sf_fixpo.train:main",
+            "fixpo-plot=sf_fixpo.plot:main",
+            "fixpo-audit=sf_fixpo.audit:main",
+            "fixpo-evaluate=sf_fixpo.evaluate:main",
+        ],
+    },
+)

@@ -1,0 +1,94 @@
+"""Losses of FixPO as pure functions of tensors (Zentner et al. 2023, section 3.1).
+
+Shapes: B samples of a minibatch, T tasks. `valids` [B] bool marks the samples that count; the others may hold anything, numbers
+that are not finite included, and receive no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, valids: Tensor) -> Tensor:
+    """Mean of `x` [B] over the valid samples; 0 where there is none.
+
+    Written without `masked_select`, whose result's shape is data: on an accelerator the host would have to wait for it.
+    """
+    return torch.where(valids, x, x.new_zeros(())).sum() / valids.sum().clamp_min(1)
+
+
+def policy_loss(ratio: Tensor, advantages: Tensor, valids: Tensor) -> Tensor:
+    """L_pi = - mean[ pi_theta(a|s) / pi_behaviour(a|s) * A_hat ], without clipping (section 3.1).
+
+    Args:
+        ratio: [B] likelihood ratio; receives gradient.
+        advantages: [B] advantage estimates; no gradient.
+        valids: [B] bool.
+
+    Returns:
+        Scalar.
+    """
+    return -masked_mean(ratio * advantages.detach(), valids)
+
+
+def value_loss(values: Tensor, returns: Tensor, valids: Tensor, old_values: Tensor | None = None, clip: float = 0.0) -> Tensor:
+    """L_VF = mean[ (V - R)^2 ], no 1/2 (section 3.1; the authors' code).
+
+    With `old_values` the larger of the plain error and the error of the value clipped to `old_values +- clip` (Andrychowicz et
+    al. 2020). sample-factory's learner brings its own; this one serves the replay of the authors' code.
+
+    Args:
+        values: [B] predictions; receive gradient.
+        returns: [B] targets; no gradient.
+        valids: [B] bool.
+        old_values: [B] predictions of the policy that collected the data; no gradient.
+        clip: half-width of the clipping interval, in units of the value.
+
+    Returns:
+        Scalar.
+    """
+    returns = returns.detach()
+    error = (values - returns).pow(2)
+    if old_values is not None:
+        old_values = old_values.detach()
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (clipped - returns).pow(2))
+    return masked_mean(error, valids)
+
+
+def kl_penalty(kl: Tensor, valids: Tensor, beta: Tensor | None = None, task_ids: Tensor | None = None) -> Tensor:
+    """The loss that scales: beta * L_KL = mean_s[ beta * D_KL ]; gradient reaches the policy only (section 3.1, equation 2).
+
+    Args:
+        kl: [B] divergence per state, nats; receives gradient.
+        valids: [B] bool.
+        beta: [T] multiplier, no gradient; None for L_KL alone, as the fixup phase of Algorithm 1 uses it.
+        task_ids: [B] int64, the entry of `beta` for each sample; None where T = 1.
+
+    Returns:
+        Scalar.
+    """
+    if beta is None:
+        return masked_mean(kl, valids)
+    beta = beta.detach()
+    weight = beta.squeeze(0) if task_ids is None else beta[task_ids]
+    return masked_mean(weight * kl, valids)
+
+
+def multiplier_loss(beta: Tensor, kl_stat: Tensor, eps_kl: float, c_beta: float) -> Tensor:
+    """The loss that adjusts: L_beta = beta * sg[ eps_kl - c_beta * D_KL^max ]; gradient reaches beta only (equation 3).
+
+    Minimising it over beta >= 0 while the policy minimises L_theta is the Lagrangian of
+    `min_theta L_pi + L_VF  subject to  c_beta * D_KL^max <= eps_kl`: beta rises while the constraint is broken, else falls.
+
+    Args:
+        beta: [T] multiplier; receives gradient.
+        kl_stat: [T] max (or mean) divergence per task, nats; no gradient.
+        eps_kl: the bound, nats.
+        c_beta: how far inside the bound the primary phase aims.
+
+    Returns:
+        [T] losses, one per task.
+    """
+    return beta * (eps_kl - c_beta * kl_stat).detach()

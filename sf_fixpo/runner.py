@@ -1,0 +1,232 @@
+"""Puts a run together: sample-factory's runners with our learner, watched processes, and an end that says what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from sample_factory.algo.runners import runner as sf_runner
+from sample_factory.algo.runners.runner import Runner
+from sample_factory.algo.runners.runner_parallel import ParallelRunner
+from sample_factory.algo.runners.runner_serial import SerialRunner
+from sample_factory.algo.utils.context import reset_global_context, set_global_context
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.cfg.arguments import preprocess_cfg
+from sample_factory.envs.env_utils import register_env
+from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.pbt import population_based_training as pbt
+from sample_factory.utils.typing import Config
+from sample_factory.utils.utils import experiment_dir, log
+from signal_slot.signal_slot import EventLoopProcess, signal
+
+from sf_fixpo import checkpoints
+from sf_fixpo.checkpointing import CheckpointingLearner
+from sf_fixpo.model import action_spec, make_actor_critic
+from sf_fixpo.progress import TrainingDisplay, print_summary
+from sf_fixpo.supervision import ProcessWatch, RunContext, kill_tree, probe_environment
+from sf_fixpo.worker import FixPOLearnerWorker
+
+PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
+
+
+class InvalidRunError(ValueError):
+    """The run cannot start as it is configured; one line a fault."""
+
+
+class _FixPORunner(Runner):
+    """What the serial and the parallel runner have in common."""
+
+    def __init__(self, cfg: Config, env_info: EnvInfo):
+        """Takes the environment's spaces, which have been asked for already."""
+        self._known_env_info = env_info
+        super().__init__(cfg)
+        self._watch: ProcessWatch | None = None
+        self.failure: str | None = None
+        self.child_died.connect(self._on_child_died)
+
+    @signal
+    def child_died(self):
+        """Emitted by the watch's thread, received by this runner's loop."""
+
+    def init(self) -> int:
+        """As sample-factory's, but the environment is not probed a second time."""
+        probe = sf_runner.obtain_env_info_in_a_separate_process
+        sf_runner.obtain_env_info_in_a_separate_process = lambda cfg: self._known_env_info
+        try:
+            return super().init()
+        finally:
+            sf_runner.obtain_env_info_in_a_separate_process = probe
+
+    def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
+        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
+
+    def child_processes(self) -> list[EventLoopProcess]:
+        """Every process of the run, started or not."""
+        return [*getattr(self, "processes", ()), *getattr(self.sampler, "processes", ())]
+
+    def _on_child_died(self, name: str, exit_code: int | None) -> None:
+        self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
+        log.error("%s; stopping the run", self.failure)
+        learners = {p.name for p in getattr(self, "processes", ())}
+        if name in learners or not self.env_steps:
+            # nobody is left to save anything, or nothing has been learned yet
+            self.status = ExperimentStatus.FAILURE
+            self.stopped = True
+            kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
+            self.event_loop.stop()
+        else:
+            self._stop_training(failed=True)
+
+    def _stop_training(self, failed: bool = False) -> None:
+        if self._watch is not None:
+            self._watch.expect_end()
+        super()._stop_training(failed)
+
+    def run(self) -> int:
+        """Trains; returns sample-factory's status. No process of the run is left when it returns."""
+        self._watch = ProcessWatch(self.child_processes, lambda name, code: self.child_died.emit(name, code))
+        try:
+            status = super().run()
+            if status == ExperimentStatus.INTERRUPTED:
+                self._let_children_end()
+        finally:
+            self._watch.close()
+        return ExperimentStatus.FAILURE if self._watch.killed and status == ExperimentStatus.SUCCESS else status
+
+    def _let_children_end(self) -> None:
+        """After Ctrl-C the loop has ended: the learners save on the stop signal, which only a running loop would pass on."""
+        self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+        self._watch.expect_end()
+        for process in self.child_processes():
+            if process.pid is not None:
+                process.join(timeout=20)
+
+
+class FixPOSerialRunner(_FixPORunner, SerialRunner):
+    """Everything in one process."""
+
+
+class FixPOParallelRunner(_FixPORunner, ParallelRunner):
+    """A process for each learner, policy worker and rollout worker."""
+
+
+def registered_context(cfg: Config, make_env: Callable) -> RunContext:
+    """The registry with this run's environment and our actor-critic; it becomes the global one."""
+    context = RunContext()
+    set_global_context(context)
+    register_env(cfg.env, make_env)
+    context.model_factory.register_actor_critic_factory(make_actor_critic)
+    return context
+
+
+def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Faults that show only once the environment's spaces and number of agents are known."""
+    found = []
+    try:
+        action_spec(env_info.action_space)
+    except ValueError as exc:
+        found.append(f"--env={cfg.env}: {exc}")
+    agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
+    per_rollout = agents * cfg.rollout // cfg.num_policies
+    per_update = cfg.batch_size * cfg.num_batches_per_epoch
+    if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
+        found.append(
+            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must be "
+            f"a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
+            f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
+            "or use --async_rl=True"
+        )
+    per_worker = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
+    trajectories = per_update // cfg.rollout
+    if cfg.batched_sampling and math.gcd(trajectories, per_worker) != min(trajectories, per_worker):
+        found.append(
+            f"--batched_sampling=True: {per_worker} trajectories of a worker must divide the {trajectories} of a batch, "
+            "or the other way round"
+        )
+    return found
+
+
+def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Whether the checkpoints of this experiment, where there are any, fit this run's network.
+
+    Raises:
+        CheckpointError: there are checkpoints and none can be read.
+    """
+    found = []
+    expected = None
+    for policy_id in range(cfg.num_policies):
+        prefix = dict(latest="checkpoint", best="best")[cfg.load_checkpoint_kind]
+        folder = f"{experiment_dir(cfg, mkdir=False)}/checkpoint_p{policy_id}"
+        state = checkpoints.load_newest(CheckpointingLearner.get_checkpoints(folder, f"{prefix}_*"))
+        if state is None:
+            continue
+        if expected is None:
+            expected = create_actor_critic(cfg, env_info.obs_space, env_info.action_space).state_dict()
+        differences = checkpoints.architecture_faults(expected, state["model"])
+        if differences:
+            found.append(
+                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use the "
+                "network flags it was made with, another --experiment, or --restart_behavior=restart"
+            )
+    return found
+
+
+def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
+    """The runner for `--serial_mode`, with the live display and, where asked for, PBT.
+
+    Raises:
+        InvalidRunError: the configuration does not fit the environment or the experiment's checkpoints.
+    """
+    if not preprocess_cfg(cfg, env_info):
+        raise InvalidRunError("the configuration is refused by sample-factory; see above")
+    runner_class = FixPOSerialRunner if cfg.serial_mode else FixPOParallelRunner
+    runner = runner_class(cfg, env_info)
+    if cfg.with_pbt:
+        if cfg.algo == "FIXPO":
+            pbt.HYPERPARAMS_TO_TUNE.update(PBT_HYPERPARAMS)
+        runner.register_observer(pbt.PopulationBasedTraining(cfg, runner))
+    return runner
+
+
+@contextmanager
+def _global_context(cfg: Config, make_env: Callable) -> Iterator[RunContext]:
+    try:
+        yield registered_context(cfg, make_env)
+    finally:
+        reset_global_context()
+
+
+def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -> int:
+    """Trains as `cfg` says, from the newest checkpoint where the experiment has one.
+
+    Args:
+        cfg: complete configuration (`sf_fixpo.train.parse_cfg`), already checked by `config.faults`.
+        make_env: environment factory in sample-factory's form.
+        console: where the progress line and the summary go.
+
+    Returns:
+        sample-factory's ExperimentStatus: 0 success, 1 failure, 2 interrupted.
+
+    Raises:
+        EnvironmentStartError: the environment could not be started.
+        InvalidRunError: faults that need the environment's spaces to be seen.
+        CheckpointError: there are checkpoints and none can be read.
+    """
+    console = console or Console()
+    with _global_context(cfg, make_env) as context:
+        env_info = probe_environment(context, cfg, cfg.env_start_timeout)
+        found = env_faults(cfg, env_info)
+        if cfg.restart_behavior == "resume" and not found:
+            found += checkpoint_faults(cfg, env_info)
+        if found:
+            raise InvalidRunError("\n".join(found))
+        runner = make_runner(cfg, env_info)
+        runner.register_observer(TrainingDisplay(console))
+        status = runner.init()
+        if status == ExperimentStatus.SUCCESS:
+            status = runner.run()
+        print_summary(runner, console)
+        return status

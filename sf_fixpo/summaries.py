@@ -1,0 +1,146 @@
+"""One typed record per policy improvement step: a row of the update log and the `fixpo/` scalars.
+
+The update log (`updates.jsonl`) is the one source for plots, the closing summary and the audit. A row is written with a single
+`write` to a file opened for appending, so that several learner processes may share it and a crash tears at most the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+UPDATE_LOG = "updates.jsonl"
+TRACE_LOG = "trace.jsonl"
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """What one policy improvement step did.
+
+    KL values are in nats, of the weights that were published unless the name says otherwise; times are in seconds.
+
+    Attributes:
+        policy_id: which policy of a population.
+        policy_version: version under which the result was published.
+        env_steps: environment steps (frames) this policy had consumed when the update ended.
+        eps_kl: the bound in force.
+        kl_max: largest KL over the valid, non-stale states of the batch.
+        kl_mean: mean KL over the same states.
+        kl_max_primary: largest KL seen by a primary step.
+        beta: the multiplier after the update, or one per task.
+        primary_steps: gradient steps of the primary phase.
+        fixup_steps: gradient steps of the fixup phase.
+        check_passes: full evaluations of the constraint.
+        backtracks: 1 where the update ended on the line back to the previous policy, else 0.
+        backtrack_scale: the alpha that was published: 1 without backtracking, 0 for the previous policy itself.
+        rolled_back: whether a value that is not finite sent the update back to the previous policy.
+        lr_halvings: how often the fixup phase halved its learning rate on a plateau.
+        stale_fraction: share of the valid states whose bound the previous policy already broke (`--reference=behaviour`).
+        valid_fraction: share of the batch that could be trained on.
+        skipped_minibatches: minibatches without enough valid samples to take a step on.
+        lag_mean: mean age of the valid samples, in policy versions.
+        host_reads: times the host waited for a number of the device.
+        seconds: time per phase: `prepare`, `primary`, `check`, `fixup`, `publish`.
+    """
+
+    policy_id: int
+    policy_version: int
+    env_steps: int
+    eps_kl: float
+    kl_max: float
+    kl_mean: float
+    kl_max_primary: float
+    beta: float | list[float]
+    primary_steps: int
+    fixup_steps: int
+    check_passes: int
+    backtracks: int
+    backtrack_scale: float
+    rolled_back: bool
+    lr_halvings: int
+    stale_fraction: float
+    valid_fraction: float
+    skipped_minibatches: int
+    lag_mean: float
+    host_reads: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kl_max_rel(self) -> float:
+        """kl_max over eps_kl: above 1 would be a broken guarantee."""
+        return self.kl_max / self.eps_kl
+
+    def to_row(self) -> dict:
+        """The row of the update log."""
+        return asdict(self)
+
+    def to_scalars(self) -> dict[str, float]:
+        """Scalars for TensorBoard and W&B, without the `fixpo/` prefix."""
+        row = self.to_row()
+        for key in ("policy_id", "policy_version", "env_steps"):
+            del row[key]
+        seconds = row.pop("seconds")
+        beta = row.pop("beta")
+        scalars = {key: float(value) for key, value in row.items()}
+        scalars["kl_max_rel"] = self.kl_max_rel
+        if isinstance(beta, list):
+            scalars.update({f"beta_task_{i:02d}": b for i, b in enumerate(beta)})
+        else:
+            scalars["beta"] = beta
+        scalars.update({f"seconds_{phase}": value for phase, value in seconds.items()})
+        return scalars
+
+
+def append_row(path: str | os.PathLike, row: dict) -> None:
+    """Appends one JSON line with one `write`, creating the file where there is none."""
+    data = (json.dumps(row) + "\n").encode()
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def read_rows(path: str | os.PathLike) -> Iterator[dict]:
+    """Yields the rows of a JSON-lines log; a torn last line (a crash in mid-write) is left out.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        ValueError: a line before the last one is not JSON.
+    """
+    lines = Path(path).read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as exc:
+            if number == len(lines):
+                return
+            raise ValueError(f"{path}, line {number} is not JSON: {exc}") from exc
+
+
+def latest_rows(path: str | os.PathLike, policy_id: int = 0) -> list[dict]:
+    """Rows of one policy in the order of its versions, the last written of each version.
+
+    A run that was killed and resumed repeats the versions after its last checkpoint: the later row is the one that lived on.
+    """
+    rows: list[dict] = []
+    for row in read_rows(path):
+        if row["policy_id"] == policy_id:
+            while rows and rows[-1]["policy_version"] >= row["policy_version"]:
+                rows.pop()
+            rows.append(row)
+    return rows
+
+
+def drop_torn_line(path: str | os.PathLike) -> None:
+    """Cuts a half-written last line off a log that a crash left behind, so that a resumed run may append to it."""
+    path = Path(path)
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as log_file:
+            log_file.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,176 @@
+"""Processes that end when they should: children that outlive nobody, environments that fail loudly, a run that never hangs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+
+import gymnasium
+import psutil
+from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
+from sample_factory.algo.utils.env_info import EnvInfo, extract_env_info
+from sample_factory.algo.utils.make_env import make_env_func_batched
+from sample_factory.utils.utils import log, stream_handler
+from signal_slot.signal_slot import EventLoopProcess
+
+_LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 40.0
+
+
+class EnvironmentStartError(RuntimeError):
+    """The environment could not be started; the message holds its own error."""
+
+
+def set_console_log_level(level: str) -> None:
+    """Level of what is printed, here and in every child process; the log file gets everything."""
+    os.environ[_LOG_LEVEL] = level.upper()
+    _quiet(level.upper())
+
+
+def _quiet(level: str) -> None:
+    stream_handler.setLevel(level)
+    # sample-factory's wrappers read attributes in a way that Gymnasium comments on once per environment
+    gymnasium.logger.set_level(gymnasium.logger.ERROR)
+
+
+def end_with_parent() -> None:
+    """Ends this process soon after its parent has died, however that died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
+
+
+class RunContext(SampleFactoryContext):
+    """sample-factory's registry of environments and models, which it sends to every process that it starts.
+
+    To unpickle it is the one thing that all of them do first, so that is where they are set up.
+    """
+
+    def __setstate__(self, state: dict) -> None:
+        """Runs in a child process."""
+        self.__dict__.update(state)
+        _quiet(os.environ.get(_LOG_LEVEL, "DEBUG"))
+        end_with_parent()
+
+
+def _probe(context: SampleFactoryContext, connection, cfg) -> None:
+    set_global_context(context)
+    try:
+        env = make_env_func_batched(cfg, env_config=None)
+        info = extract_env_info(env, cfg)
+        env.close()
+    except BaseException as exc:
+        connection.send((None, f"{type(exc).__name__}: {exc}\n{traceback.format_exc()}"))
+        raise SystemExit(1) from None
+    connection.send((info, None))
+
+
+def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> EnvInfo:
+    """Spaces of the environment, from one made in a process of its own.
+
+    sample-factory waits for ever where that process fails; here its death and a time-out are answers too.
+
+    Args:
+        context: holds the environment's factory.
+        cfg: of the run.
+        timeout: seconds.
+
+    Raises:
+        EnvironmentStartError: with the environment's own error.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_probe, args=(context, sender, cfg), name="env_probe")
+    process.start()
+    sender.close()
+    try:
+        wait([receiver, process.sentinel], timeout)
+        # a process that is just ending may have answered
+        if receiver.poll(1.0 if not process.is_alive() else 0.0):
+            info, error = receiver.recv()
+            if error is None:
+                return info
+            raise EnvironmentStartError(f"environment {cfg.env} could not be started: {error}")
+        if process.is_alive():
+            raise EnvironmentStartError(f"environment {cfg.env} did not start within {timeout:.0f} s (--env_start_timeout)")
+        raise EnvironmentStartError(f"environment {cfg.env} ended its process at the start, exit code {process.exitcode}")
+    except EOFError:
+        process.join(timeout=5)
+        raise EnvironmentStartError(f"environment {cfg.env} ended its process at the start, exit code {process.exitcode}") from None
+    finally:
+        kill_tree([process.pid] if process.is_alive() else [])
+        process.join(timeout=5)
+
+
+def kill_tree(pids: Sequence[int | None]) -> None:
+    """Kills processes and all their descendants; those already gone are fine."""
+    victims: list[psutil.Process] = []
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            victims += [*process.children(recursive=True), process]
+        except psutil.NoSuchProcess:
+            continue
+    for process in victims:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+class ProcessWatch:
+    """Thread that looks after a run's processes.
+
+    sample-factory looks at heartbeats every 180 s, and only gives up when all processes of a kind are silent. Here the first
+    process to die unasked is reported at once, and a stop that takes too long ends in `kill`.
+    """
+
+    def __init__(self, processes: Callable[[], Sequence[EventLoopProcess]], on_death: Callable[[str, int | None], None]):
+        """Starts watching.
+
+        Args:
+            processes: the run's processes, started or not.
+            on_death: called once, on this thread, with name and exit code of the first process that died unasked.
+        """
+        self._processes = processes
+        self._on_death = on_death
+        self._stopping_since: float | None = None
+        self._done = threading.Event()
+        self.killed = False
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="process_watch")
+        self._thread.start()
+
+    def expect_end(self) -> None:
+        """From now on processes are expected to end, all within a time."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+
+    def close(self) -> None:
+        """Ends the watch; every process that still runs is killed."""
+        self._done.set()
+        self._thread.join(timeout=5)
+        kill_tree([p.pid for p in self._processes() if p.pid is not None and p.is_alive()])
+
+    def _watch(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            started = [p for p in self._processes() if p.pid is not None]
+            dead = [p for p in started if not p.is_alive()]
+            if self._stopping_since is None:
+                if dead:
+                    self.expect_end()
+                    self._on_death(dead[0].name, dead[0].exitcode)
+            elif time.monotonic() - self._stopping_since > _STOP_SECONDS and len(dead) < len(started):
+                log.error("Some processes did not stop within %.0f s: killed", _STOP_SECONDS)
+                self.killed = True
+                kill_tree([p.pid for p in started if p.is_alive()])

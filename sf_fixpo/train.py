@@ -1,0 +1,101 @@
+"""Training: `python -m sf_fixpo.train --env=NAME [flags]`, or `fixpo-train`.
+
+Exit status: 0 trained; 1 the run failed (its error is printed); 2 bad input, before any process was started; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from rich.console import Console
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_cfg, parse_sf_args
+from sample_factory.utils.attr_dict import AttrDict
+
+from envs import UnknownEnvError, find_suite, list_envs
+from sf_fixpo.checkpoints import CheckpointError
+from sf_fixpo.config import add_fixpo_args, faults
+from sf_fixpo.runner import InvalidRunError, run_fixpo
+from sf_fixpo.supervision import EnvironmentStartError, set_console_log_level
+from sf_fixpo.worker import LEARNERS
+
+EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130}
+BAD_INPUT = 2
+PRESETS = ("paper", "laptop")
+
+
+class BadInputError(ValueError):
+    """Faults of the command line, one line each."""
+
+
+def _add_program_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("program")
+    group.add_argument("--preset", default="paper", choices=PRESETS, help="Defaults of all flags for the environment's suite")
+    group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
+    group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
+    group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
+
+
+def parse_cfg(argv: list[str]) -> AttrDict:
+    """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
+
+    Raises:
+        BadInputError: unknown environment, missing extra, values out of range: all faults in one message.
+        SystemExit: argparse's own faults (status 2) and `--help` (0).
+    """
+    parser, known = parse_sf_args(argv)
+    try:
+        suite = find_suite(known.env)
+    except UnknownEnvError as exc:
+        raise BadInputError(str(exc)) from None
+    _add_program_args(parser)
+    add_fixpo_args(parser)
+    suite.add_args(parser)
+    parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
+    preset = parser.parse_known_args(argv)[0].preset
+    parser.set_defaults(**suite.presets.get(preset, {}))
+    algo = parser.parse_known_args(argv)[0].algo
+    parser.set_defaults(experiment=f"{known.env}_{algo}".lower())
+    cfg = parse_full_cfg(parser, argv)
+    if cfg.restart_behavior == "resume":
+        cfg = maybe_load_from_checkpoint(cfg)
+    cfg = AttrDict(cfg if isinstance(cfg, dict) else vars(cfg))
+    found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
+    if cfg.device == "gpu" and not torch.cuda.is_available():
+        found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
+    if cfg.beta_scope == "per_task":
+        found.append(f"--beta_scope=per_task: --env={cfg.env} is one task; use shared")
+    found += faults(cfg) + suite.faults(cfg)
+    if not found and (needed := suite.missing()):
+        found.append(f"--env={cfg.env}: {needed}")
+    if found:
+        raise BadInputError("\n".join(found))
+    return cfg
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--list_envs" in argv:
+        print(list_envs())
+        return 0
+    if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
+        argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
+    set_console_log_level("error")
+    try:
+        cfg = parse_cfg(argv)
+        set_console_log_level(cfg.log_level)
+        return EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
+    except (BadInputError, InvalidRunError, CheckpointError) as exc:
+        for line in str(exc).splitlines():
+            print(f"fixpo-train: {line}", file=sys.stderr)
+        return BAD_INPUT
+    except EnvironmentStartError as exc:
+        print(f"fixpo-train: {exc}", file=sys.stderr)
+        return EXIT_STATUS[ExperimentStatus.FAILURE]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
