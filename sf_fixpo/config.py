@@ -178,6 +178,12 @@ def faults(cfg: Any) -> list[str]:
     return _size_faults(cfg) + _mode_faults(cfg)
 
 
+def fixup_minibatch(cfg: Any) -> int:
+    """Samples of a fixup minibatch: `--fixup_batch_size`, or the primary phase's; never more than the batch holds."""
+    batch_size = _get(cfg, "batch_size", 1024)
+    return min(_get(cfg, "fixup_batch_size", 0) or batch_size, batch_size * _get(cfg, "num_batches_per_epoch", 1))
+
+
 def _size_faults(cfg: Any) -> list[str]:
     found = []
     rollout, batch_size = _get(cfg, "rollout", 32), _get(cfg, "batch_size", 1024)
@@ -187,9 +193,11 @@ def _size_faults(cfg: Any) -> list[str]:
     batches = _get(cfg, "num_batches_per_epoch", 1)
     if batch_size % rollout:
         found.append(f"--batch_size={batch_size}: must be a multiple of --rollout={rollout}")
-    if recurrence < 1 or rollout % recurrence:
+    if _get(cfg, "use_rnn", False) and recurrence < 2:
+        found.append(f"--recurrence={recurrence}: must be at least 2 with --use_rnn=True (-1: as --rollout={rollout})")
+    elif recurrence < 1 or rollout % recurrence:
         found.append(f"--recurrence={recurrence}: must divide --rollout={rollout}")
-    elif (fixup_size := _get(cfg, "fixup_batch_size", 0) or batch_size) % recurrence or batch_size * batches % fixup_size:
+    elif (fixup_size := fixup_minibatch(cfg)) % recurrence or batch_size * batches % fixup_size:
         found.append(
             f"--fixup_batch_size={fixup_size}: must be a multiple of the recurrence, {recurrence}, and divide the batch, "
             f"{batch_size * batches} samples (--batch_size x --num_batches_per_epoch)"

@@ -16,7 +16,7 @@ from sample_factory.utils.utils import log
 from torch import Tensor
 
 from sf_fixpo.checkpointing import CheckpointingLearner
-from sf_fixpo.config import FixPOConfig
+from sf_fixpo.config import FixPOConfig, fixup_minibatch
 from sf_fixpo.losses import kl_penalty
 from sf_fixpo.model import action_parameters
 from sf_fixpo.multiplier import LagrangeMultiplier
@@ -90,7 +90,7 @@ class ConstrainedLearner(CheckpointingLearner):
         return kl_statistic(kl, mask, self.fixpo.kl_stat, minibatch.get("task_id"), self.multiplier.beta.numel())
 
     def _check_slices(self, update: Update) -> list[slice]:
-        size = self.fixpo.fixup_batch_size or self.cfg.batch_size
+        size = fixup_minibatch(self.cfg)
         return [slice(i, i + size) for i in range(0, len(update.mask), size)]
 
     def _minibatch_kl(self, update: Update, part: slice) -> Tensor:
