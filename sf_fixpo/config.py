@@ -219,8 +219,6 @@ def _mode_faults(cfg: Any) -> list[str]:
             found.append("--rollout=1: must be at least 2 with --with_vtrace=True")
     if _get(cfg, "max_policy_lag", 1) < 1:
         found.append(f"--max_policy_lag={_get(cfg, 'max_policy_lag', 1)}: must be an integer >= 1")
-    if _get(cfg, "async_rl", False) and _get(cfg, "serial_mode", False):
-        found.append("--async_rl=True: must be False with --serial_mode=True (one process cannot collect while it learns)")
     if not _get(cfg, "learning_rate", 1e-4) > 0:
         found.append(f"--learning_rate={_get(cfg, 'learning_rate', 0)}: must be a number > 0")
     return found

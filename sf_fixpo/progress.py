@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -75,8 +76,7 @@ class TrainingDisplay(AlgoObserver):
             self._progress.update(self._task, completed=steps, text=self._text(runner, steps))
         elif time.monotonic() - self._last_plain > _PLAIN_LINE_SECONDS:
             self._last_plain = time.monotonic()
-            left = self._seconds_left(runner, steps)
-            self._console.print(f"{self._text(runner, steps)} | {left / 60:.1f} min left", highlight=False, soft_wrap=True)
+            self._console.print(f"{self._text(runner, steps)} | {self._time_left(runner, steps)}", highlight=False, soft_wrap=True)
 
     def on_stop(self, runner: Runner) -> None:
         """Closes the live line."""
@@ -87,10 +87,13 @@ class TrainingDisplay(AlgoObserver):
     def _fps(self, runner: Runner) -> float:
         return (runner.total_env_steps_since_resume or 0) / max(time.monotonic() - self._started, 1e-9)
 
-    def _seconds_left(self, runner: Runner, steps: int) -> float:
+    def _time_left(self, runner: Runner, steps: int) -> str:
         fps = self._fps(runner)
-        by_steps = (runner.cfg.train_for_env_steps - steps) / fps if fps > 0 else 0.0
-        return max(0.0, min(by_steps, runner.cfg.train_for_seconds - runner.total_train_seconds))
+        if fps <= 0:
+            return "- min left"
+        by_steps = (runner.cfg.train_for_env_steps - steps) / fps
+        by_clock = runner.cfg.train_for_seconds - (time.monotonic() - self._started)
+        return f"{max(0.0, min(by_steps, by_clock)) / 60:.1f} min left"
 
     def _text(self, runner: Runner, steps: int) -> str:
         returns = [np.mean(r) for r in runner.policy_avg_stats.get("reward", []) if len(r) > 0]
@@ -104,6 +107,40 @@ class TrainingDisplay(AlgoObserver):
             parts.append(f"KL/eps {worst['kl_max'] / worst['eps_kl']:.2f}")
             parts.append(f"beta {_beta_text(worst['beta'])}")
         return " | ".join(parts)
+
+
+def start_wandb(cfg) -> None:
+    """Starts the W&B run that mirrors the TensorBoard scalars, where `--with_wandb` asks for it.
+
+    sample-factory 2.1.1 passes a setting that wandb no longer knows, and stops there. The id is saved in the config, so that a
+    resumed experiment goes on in the same W&B run.
+    """
+    if not cfg.with_wandb:
+        return
+    import wandb
+
+    cfg.setdefault("wandb_unique_id", f"{cfg.experiment}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}")
+    wandb.init(
+        project=cfg.wandb_project,
+        entity=cfg.wandb_user,
+        group=cfg.wandb_group or cfg.env,
+        job_type=cfg.wandb_job_type,
+        tags=cfg.wandb_tags,
+        id=cfg.wandb_unique_id,
+        name=cfg.wandb_unique_id,
+        config=dict(cfg),
+        dir=experiment_dir(cfg),
+        resume="allow",
+        sync_tensorboard=True,
+    )
+
+
+def finish_wandb(cfg) -> None:
+    """Waits until W&B has everything."""
+    if cfg.with_wandb:
+        import wandb
+
+        wandb.finish()
 
 
 def print_summary(runner: Runner, console: Console) -> None:

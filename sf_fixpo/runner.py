@@ -25,7 +25,7 @@ from signal_slot.signal_slot import EventLoopProcess, signal
 from sf_fixpo import checkpoints
 from sf_fixpo.checkpointing import CheckpointingLearner
 from sf_fixpo.model import action_spec, make_actor_critic
-from sf_fixpo.progress import TrainingDisplay, print_summary
+from sf_fixpo.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.supervision import ProcessWatch, RunContext, kill_tree, probe_environment
 from sf_fixpo.worker import FixPOLearnerWorker
 
@@ -36,13 +36,25 @@ class InvalidRunError(ValueError):
     """The run cannot start as it is configured; one line a fault."""
 
 
+@contextmanager
+def _replaced(name: str, function: Callable) -> Iterator[None]:
+    """Has sample-factory's runner call `function` for one that its module imported under `name`: it leaves no other way in."""
+    original = getattr(sf_runner, name)
+    setattr(sf_runner, name, function)
+    try:
+        yield
+    finally:
+        setattr(sf_runner, name, original)
+
+
 class _FixPORunner(Runner):
     """What the serial and the parallel runner have in common."""
 
     def __init__(self, cfg: Config, env_info: EnvInfo):
         """Takes the environment's spaces, which have been asked for already."""
         self._known_env_info = env_info
-        super().__init__(cfg)
+        with _replaced("init_wandb", start_wandb):
+            super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
         self.child_died.connect(self._on_child_died)
@@ -53,12 +65,8 @@ class _FixPORunner(Runner):
 
     def init(self) -> int:
         """As sample-factory's, but the environment is not probed a second time."""
-        probe = sf_runner.obtain_env_info_in_a_separate_process
-        sf_runner.obtain_env_info_in_a_separate_process = lambda cfg: self._known_env_info
-        try:
+        with _replaced("obtain_env_info_in_a_separate_process", lambda cfg: self._known_env_info):
             return super().init()
-        finally:
-            sf_runner.obtain_env_info_in_a_separate_process = probe
 
     def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
         return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
@@ -229,4 +237,5 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
         if status == ExperimentStatus.SUCCESS:
             status = runner.run()
         print_summary(runner, console)
+        finish_wandb(cfg)
         return status
