@@ -31,6 +31,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.utils import log as sample_factory_log
 from torch import Tensor, nn
 
 from sf_fixpo.summaries import UPDATE_LOG, read_rows
@@ -146,8 +149,6 @@ def build_policy(cfg: Any, record: dict[str, Any]) -> nn.Module:
     Raises:
         UnreadableError: the weights are not those of the network that config.json describes.
     """
-    from sample_factory.model.actor_critic import create_actor_critic
-
     boxes = {name: gym.spaces.Box(-np.inf, np.inf, obs.shape[1:], np.float32) for name, obs in record["normalized_obs"].items()}
     network = create_actor_critic(cfg, gym.spaces.Dict(boxes), _action_space(record["action_spec"]))
     try:
@@ -259,8 +260,6 @@ def load_config(directory: Path) -> Any:
     Raises:
         UnreadableError: it is missing or not JSON.
     """
-    from sample_factory.utils.attr_dict import AttrDict
-
     path = directory / "config.json"
     try:
         return AttrDict(json.loads(path.read_text()))
@@ -380,7 +379,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder with config.json and audit/*.pt")
     parser.add_argument("--quiet", action="store_true", help="only the closing lines")
     args = parser.parse_args(argv)
-    logging.getLogger("rl").setLevel(logging.ERROR)  # sample-factory's: it reports every layer it makes
+    sample_factory_log.setLevel(logging.ERROR)  # it reports every layer it makes
     try:
         findings = audit(args.dir, args.quiet)
     except UnreadableError as exc:

@@ -27,6 +27,9 @@ from sf_fixpo.update import Update
 # check minibatches are evaluated together up to this many observation values: small networks are bound by the calls, not the work
 _JOINT_CHECK_VALUES = 1 << 22
 
+# every how many trajectories of a batch are looked at to see whether new statistics of the normaliser move the policy
+_STATISTICS_PROBE = 8
+
 
 @contextmanager
 def _full_precision():
@@ -54,7 +57,7 @@ class ConstrainedLearner(CheckpointingLearner):
     multiplier: LagrangeMultiplier
     spec: ActionSpec
     gate: PublicationGate
-    rollbacks_in_row: int = 0
+    rollbacks_in_row: int
     _raw_obs: TensorDict
 
     def _optimizer_step(self, update: Update, loss: Tensor, learning_rate: float) -> Tensor:
@@ -176,11 +179,49 @@ class ConstrainedLearner(CheckpointingLearner):
         for state in self.optimizer.state.values():
             state["exp_avg"].zero_()
 
+    # -- the normaliser's statistics ------------------------------------------------------------------------------------------
+
+    def _admit_statistics(self, update: Update) -> None:
+        """Moves the observation normaliser towards the batch's statistics only as far as the trust region allows.
+
+        The statistics are part of the policy, and no gradient step can be held to account for what they do to it: in the first
+        updates of a run they alone would carry the policy out of the trust region, and the fixup phase would spend all its steps
+        on undoing that. So they go along the line from the published ones to the new ones, back by halves until the policy that
+        the update starts from is where the primary phase aims, at `eps_kl / c_beta`; the rest of the way is for later updates.
+        Most updates pay for a probe of an eighth of the trajectories.
+        """
+        trajectories = torch.arange(len(update.mask), device=self.device).view(-1, self.cfg.recurrence)
+        start = self.gate.published.obs_normalizer.state_dict()
+        end = {name: tensor.clone() for name, tensor in self.actor_critic.obs_normalizer.state_dict().items()}
+        aim = self.fixpo.limit / self.fixpo.c_beta
+
+        def inside(samples: Tensor) -> bool:
+            update.host_reads += 1
+            on_cpu = samples.cpu()
+            batch = {key: update.batch[key][samples] for key in ("normalized_obs", "rnn_states")}
+            done_or_invalid = update.done_or_invalid[on_cpu]
+            parameters = action_parameters(self.actor_critic, **batch, done_or_invalid=done_or_invalid, recurrence=self.cfg.recurrence)
+            reference = update.ref_logits[samples]
+            if update.lagged and self.fixpo.reference == "behaviour":
+                reference = self._published_parameters(batch["rnn_states"], done_or_invalid, on_cpu)
+            kl = self._kl(parameters, reference)
+            return bool(self._statistic(kl, update.batch["valids"][samples], {})[0] <= aim)
+
+        def move_to(alpha: float) -> None:
+            interpolate_state(start, end, alpha, self.actor_critic.obs_normalizer)
+            self._weights_moved(update)
+
+        with update.timer.phase("statistics"), torch.no_grad():
+            if not inside(trajectories[::_STATISTICS_PROBE].flatten()):
+                update.statistics_scale = backtrack(move_to, lambda: inside(trajectories.flatten()))
+
     # -- the way back ---------------------------------------------------------------------------------------------------------
 
-    def _observations(self, model) -> TensorDict:
-        """[N, ...] observations of the batch, normalised with the statistics of `model`, which do not change."""
+    def _observations(self, model, samples: Tensor | None = None) -> TensorDict:
+        """Observations of the batch (or of some samples), normalised with the statistics of `model`, which do not change."""
         obs = TensorDict({key: x[:, :-1].flatten(0, 1) for key, x in self._raw_obs.items()})
+        if samples is not None:
+            obs = obs[samples]
         was_training = model.training
         model.eval()
         normalized = prepare_and_normalize_obs(model, obs)
@@ -188,9 +229,9 @@ class ConstrainedLearner(CheckpointingLearner):
         return normalized
 
     @torch.no_grad()
-    def _published_parameters(self, rnn_states: Tensor, done_or_invalid: Tensor) -> Tensor:
-        """[N, A] action parameters of the policy as published, its own statistics included."""
-        obs, step = self._observations(self.gate.published), self.cfg.batch_size
+    def _published_parameters(self, rnn_states: Tensor, done_or_invalid: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Action parameters of the policy as published, its own statistics included: [N, A], or of some samples only."""
+        obs, step = self._observations(self.gate.published, samples), self.cfg.batch_size
         parts = [slice(i, i + step) for i in range(0, len(rnn_states), step)]
         return torch.cat(
             [

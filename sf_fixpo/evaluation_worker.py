@@ -151,7 +151,7 @@ class PolicyAgent:
         self._spec = action_spec(slots.action_space)
         self._deterministic = deterministic
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
         """See `Agent`; keeps the slots' recurrent states."""
         from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
@@ -246,9 +246,16 @@ def play(job: Job, send: Any) -> None:
             group.env.close()
 
 
+def set_log_level(level: int) -> None:
+    """Sets the level of sample-factory's log, which sets its own when it is imported."""
+    from sample_factory.utils.utils import log
+
+    log.setLevel(level)
+
+
 def play_in_process(pipe: Connection, job: Job) -> None:
     """Entry point of a worker process: plays the job and reports through the pipe, errors too."""
-    logging.getLogger("rl").setLevel(logging.ERROR)
+    set_log_level(logging.ERROR)
     torch.set_num_threads(1)
     try:
         play(job, pipe.send)

@@ -104,6 +104,8 @@ class FixPOLearner(ConstrainedLearner):
     def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
         with self._timer.phase("reference"):
             update = self._update = self._begin(gpu_buffer, experience_size, num_invalids)
+        if self.cfg.normalize_input:
+            self._admit_statistics(update)
         result = FixupResult()
         for epoch in range(self.cfg.num_epochs):
             update.epoch = epoch
@@ -232,6 +234,7 @@ class FixPOLearner(ConstrainedLearner):
             backtracks=int(update.backtrack_scale < 1.0),
             backtrack_scale=update.backtrack_scale,
             rolled_back=update.rolled_back,
+            statistics_scale=update.statistics_scale,
             lr_halvings=update.lr_halvings,
             stale_fraction=stale_fraction,
             valid_fraction=update.valid_fraction,

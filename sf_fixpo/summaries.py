@@ -37,13 +37,15 @@ class UpdateRecord:
         backtracks: 1 where the update ended on the line back to the previous policy, else 0.
         backtrack_scale: the alpha that was published: 1 without backtracking, 0 for the previous policy itself.
         rolled_back: whether a value that is not finite sent the update back to the previous policy.
+        statistics_scale: how far towards the batch's statistics the observation normaliser was let go before the update: 1 all
+            the way, less where that alone would have moved the policy too far.
         lr_halvings: how often the fixup phase halved its learning rate on a plateau.
         stale_fraction: share of the valid states whose bound the previous policy already broke (`--reference=behaviour`).
         valid_fraction: share of the batch that could be trained on.
         skipped_minibatches: minibatches without enough valid samples to take a step on.
         lag_mean: mean age of the valid samples, in policy versions.
         host_reads: times the host waited for a number of the device.
-        seconds: time per phase: `prepare`, `primary`, `check`, `fixup`, `publish`.
+        seconds: time per phase: `prepare`, `reference`, `statistics`, `primary`, `check`, `fixup`, `publish`.
     """
 
     policy_id: int
@@ -60,6 +62,7 @@ class UpdateRecord:
     backtracks: int
     backtrack_scale: float
     rolled_back: bool
+    statistics_scale: float
     lr_halvings: int
     stale_fraction: float
     valid_fraction: float

@@ -62,6 +62,7 @@ class Update:
     host_reads: int = 0
     lr_halvings: int = 0
     skipped_minibatches: int = 0
+    statistics_scale: float = 1.0
     backtrack_scale: float = 1.0
     rolled_back: bool = False
 
