@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := $(shell $(PYTHON) -c 'import sys; print(sys.prefix if sys.prefix != sys.base_prefix else ".venv")')
 PY := $(VENV)/bin/python
 # One stamp for each pair of checkout and environment: an editable install belongs to both.
-STAMP := .setup/$(subst /,_,$(VENV))
+STAMP := .setup/done_in_$(subst /,_,$(VENV))
 
 # Several processes share the cores: each one with a thread pool of its own would only get in the others' way.
 export OMP_NUM_THREADS ?= 1
@@ -30,7 +30,8 @@ $(VENV)/pyvenv.cfg:
 # torch has no version in setup.py's range that suits every machine, so it is resolved together with the pins: on its own,
 # pip would take the newest build, with gigabytes of CUDA libraries.
 $(STAMP): setup.py constraints.txt $(VENV)/pyvenv.cfg
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@echo 'Installing into $(VENV): one to five minutes, once'
+	$(PY) -m pip install -qq -c constraints.txt -e '.[dev]'
 	@mkdir -p $(@D) && touch $@
 
 demo: setup  ## train, plot and audit a small agent
@@ -53,8 +54,8 @@ format: setup  ## rewrite the files as `lint` wants them
 
 check: test  ## same as test
 
-bench: setup  ## the benchmarks, with the numbers of this machine
-	$(PY) -m benchmarks
+bench: setup  ## the learner beside stock sample-factory, on this machine
+	$(PY) -m benchmarks.learner
 
 clean:  ## remove what was built; trained agents in train_dir stay
 	rm -rf .setup .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.action_distributions import calc_num_actions
+from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.env_info import ENV_INFO_PROTOCOL_VERSION, EnvInfo
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs, trajectories_per_training_iteration
 from sample_factory.algo.utils.shared_buffers import alloc_trajectory_tensors
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.arguments import parse_sf_args
+from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor, nn
@@ -187,15 +189,10 @@ def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path
     unknown = sorted(set(settings) - set(cfg))
     if unknown:
         raise ValueError(f"no such flag for {algo}: {', '.join(unknown)}")
-    cfg.update(settings)
-    cfg.update(
-        algo=algo, device=device, serial_mode=True, with_wandb=False, restart_behavior="overwrite", cli_args={},
-        train_dir=str(train_dir or tempfile.mkdtemp(prefix="synthetic_learner_")),
-    )  # fmt: skip
+    cfg.update(algo=algo, device=device, serial_mode=True, async_rl=False, with_wandb=False, seed=0, cli_args={})
+    cfg.update(settings, train_dir=str(train_dir or tempfile.mkdtemp(prefix="synthetic_learner_")))
     if cfg.recurrence == -1:
         cfg.recurrence = cfg.rollout if cfg.use_rnn else 1
-    if cfg.seed is None:
-        cfg.seed = 0
     return cfg
 
 
@@ -232,19 +229,24 @@ def make_learner(
     cfg = make_cfg(algo, shape, device, train_dir, **flags)
     cfg.num_policies = max(cfg.num_policies, policy_id + 1)
     versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
-    param_server = ParameterServer(policy_id, versions, serial_mode=True)
+    param_server = ParameterServer(policy_id, versions, cfg.serial_mode)
     env_info = make_env_info(shape.obs_space, shape.action_space)
-    learner = _learner_class(algo)(cfg, env_info, versions, policy_id, param_server)
-    learner.init()
-    return learner
-
-
-def _learner_class(algo: str) -> type[Learner]:
     if algo == "APPO":
-        return Learner
+        learner = Learner(cfg, env_info, versions, policy_id, param_server)
+        learner.init()
+        return learner
     from sf_fixpo.learner import FixPOLearner
+    from sf_fixpo.model import make_actor_critic
 
-    return FixPOLearner
+    factory = global_model_factory()
+    before = factory.make_actor_critic_func
+    factory.register_actor_critic_factory(make_actor_critic)  # as the runner does
+    try:
+        learner = FixPOLearner(cfg, env_info, versions, policy_id, param_server)
+        learner.init()
+    finally:
+        factory.register_actor_critic_factory(before)
+    return learner
 
 
 def take_snapshot(learner: Learner) -> PolicySnapshot:
@@ -334,10 +336,8 @@ def fill_policy_outputs(learner: Learner, batch: TensorDict, seed: int = 0, snap
         if not snapshots:
             _play(_published(learner), _published_version(learner), learner.cfg, batch, first_state)
         for i, snapshot in enumerate(snapshots):
-            rows = torch.arange(i, len(noise), len(snapshots), device=learner.device)
-            part = batch[rows]
-            _play(_rebuild(learner, snapshot), snapshot.version, learner.cfg, part, first_state[rows])
-            batch[rows] = part
+            rows = slice(i, None, len(snapshots))  # a slice, so that the parts are views of the batch
+            _play(_rebuild(learner, snapshot), snapshot.version, learner.cfg, batch[rows], first_state[rows])
         batch["rewards"].copy_(_rewards(batch, noise))
         batch["valids"].fill_(True)
 
@@ -351,8 +351,6 @@ def _fixed_randomness(device: torch.device, seed: int):
 
 def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> nn.Module:
     """A network with a snapshot's weights, built by whatever function built the learner's own."""
-    from sample_factory.model.actor_critic import create_actor_critic
-
     network = create_actor_critic(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
     network.model_to_device(learner.device)
     network.load_state_dict(snapshot.state_dict)
@@ -374,11 +372,13 @@ def _play(network: nn.Module, version: int, cfg: AttrDict, batch: TensorDict, fi
             states[:, 0] = first_state
             head = head.view(num_traj, steps + 1, -1)
             core = []
+            # the state starts anew after an episode's end, and where a trajectory comes back from another policy
+            goes_on = ~batch["dones"] & (batch["policy_id"] >= 0)
             for t in range(steps + 1):
                 output, new_state = network.forward_core(head[:, t], states[:, t])
                 core.append(output)
                 if t < steps:
-                    states[:, t + 1] = new_state * (~batch["dones"][:, t]).unsqueeze(1)
+                    states[:, t + 1] = new_state * goes_on[:, t].unsqueeze(1)
             core_flat = torch.stack(core, dim=1).flatten(0, 1)
         else:
             core_flat, _ = network.forward_core(head, states.flatten(0, 1))

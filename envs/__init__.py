@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import textwrap
 
-try:  # TEMPORARY until envs/dmlab/__init__.py exists
-    from envs.dmlab import SUITE as DMLAB
-except ImportError:
-    DMLAB = None
+from envs.dmlab import SUITE as DMLAB
 from envs.gym_envs import SUITE as GYM
 from envs.mujoco import SUITE as MUJOCO
-from envs.names import did_you_mean
+from envs.names import unknown_name
 from envs.suite import Suite
 
 __all__ = ["SUITES", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
 
-SUITES: tuple[Suite, ...] = tuple(s for s in (DMLAB, MUJOCO, GYM) if s)
+SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, GYM)
 
 
 class UnknownEnvError(ValueError):
@@ -44,8 +41,7 @@ def find_suite(env_name: str) -> Suite:
         if suite.matches(env_name):
             return suite
     known = [name for suite in SUITES for name in suite.env_names()]
-    hint = did_you_mean(env_name, known)
-    raise UnknownEnvError(" ".join(filter(None, [f"--env={env_name}: no such environment;", hint, "--list_envs shows all."])))
+    raise UnknownEnvError(unknown_name(env_name, "no such environment", known))
 
 
 def list_envs() -> str:

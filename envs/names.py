@@ -7,6 +7,8 @@ from difflib import SequenceMatcher
 
 # Below this likeness (0: nothing in common, 1: equal) a suggestion is more puzzling than none.
 _LEAST_LIKENESS = 0.55
+# Names of one suite all share its prefix, so they all look alike: only those about as near as the nearest are meant.
+_LIKENESS_BEHIND_NEAREST = 0.15
 
 
 def likeness(typed: str, known: str) -> float:
@@ -38,8 +40,26 @@ def near_names(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
     Returns:
         At most `most` names; empty where nothing comes close.
     """
-    scored = sorted(((-likeness(typed, name), name) for name in set(known)), key=lambda pair: pair)
-    return [name for score, name in scored[:most] if -score >= _LEAST_LIKENESS]
+    distances = sorted((1 - likeness(typed, name), name) for name in set(known))
+    if not distances:
+        return []
+    farthest = min(1 - _LEAST_LIKENESS, distances[0][0] + _LIKENESS_BEHIND_NEAREST)
+    return [name for distance, name in distances[:most] if distance <= farthest]
+
+
+def unknown_name(env_name: str, what: str, known: Iterable[str]) -> str:
+    """The message about a value of `--env` that is not known.
+
+    Args:
+        env_name: what the user wrote.
+        what: what it is not, such as `not a task of the mujoco suite`.
+        known: the names that exist.
+
+    Returns:
+        One line: the flag, the value, near names where there are any, and where the list is.
+    """
+    hint = did_you_mean(env_name, known)
+    return f"--env={env_name}: {what}; {hint}{' ' if hint else ''}--list_envs shows all."
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:

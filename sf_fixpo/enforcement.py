@@ -18,7 +18,7 @@ from torch import Tensor
 from sf_fixpo.checkpointing import CheckpointingLearner
 from sf_fixpo.config import FixPOConfig, fixup_minibatch
 from sf_fixpo.losses import kl_penalty
-from sf_fixpo.model import action_parameters
+from sf_fixpo.model import action_parameters, channels_last
 from sf_fixpo.multiplier import LagrangeMultiplier
 from sf_fixpo.publication import PublicationGate, copy_state, interpolate_state
 from sf_fixpo.trust_region import ActionSpec, FixupResult, backtrack, directed_kl, fixup_phase, kl_statistic
@@ -58,6 +58,7 @@ class ConstrainedLearner(CheckpointingLearner):
     spec: ActionSpec
     gate: PublicationGate
     rollbacks_in_row: int
+    _parameters: list[torch.nn.Parameter]
     _raw_obs: TensorDict
 
     def _optimizer_step(self, update: Update, loss: Tensor, learning_rate: float) -> Tensor:
@@ -66,7 +67,7 @@ class ConstrainedLearner(CheckpointingLearner):
         Returns:
             The norm of the gradient before clipping.
         """
-        parameters = list(self.actor_critic.parameters())
+        parameters = self._parameters
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
@@ -271,7 +272,7 @@ class ConstrainedLearner(CheckpointingLearner):
     def _weights_moved(self, update: Update) -> None:
         update.kl_of.clear()
         if self.cfg.normalize_input:
-            update.batch["normalized_obs"] = self._observations(self.actor_critic)
+            update.batch["normalized_obs"] = channels_last(self._observations(self.actor_critic))
             update.loss_view["normalized_obs"] = update.batch["normalized_obs"]
 
     def _excuse_previous_policy(self, update: Update) -> None:

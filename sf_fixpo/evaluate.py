@@ -202,11 +202,17 @@ def load_config(directory: Path, env: str | None = None) -> AttrDict:
         cfg = AttrDict(json.loads(path.read_text()))
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: cannot be read, is this an experiment folder? {exc}") from exc
-    cfg.env = env or cfg.env
+    trained_on, cfg.env = cfg.env, env or cfg.env
     try:
         suite = find_suite(cfg.env)
+        if suite is not find_suite(trained_on):  # for a random agent: the run's settings say nothing about this suite
+            cfg.update(suite.presets.get("paper", {}))
     except UnknownEnvError as exc:
         raise BadInputError(str(exc)) from None
+    parser = argparse.ArgumentParser()
+    suite.add_args(parser)
+    for flag, default in vars(parser.parse_args([])).items():  # flags younger than the run, or of another suite
+        cfg.setdefault(flag, default)
     if needed := suite.missing():
         raise BadInputError(f"--env={cfg.env}: {needed}")
     if found := suite.faults(cfg):

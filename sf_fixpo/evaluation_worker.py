@@ -55,8 +55,8 @@ class Slots:
 
     def __init__(self, env: Any):
         self.env = env
-        self.is_batched = bool(getattr(env, "is_multiagent", False))
-        self.count: int = env.num_agents if self.is_batched else 1
+        self.is_batched = bool(getattr(env.unwrapped, "is_multiagent", False))
+        self.count: int = env.unwrapped.num_agents if self.is_batched else 1
         space = env.observation_space
         self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
         self.action_space = env.action_space

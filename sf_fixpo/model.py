@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.utils.action_distributions import TupleActionDistribution
+from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, default_make_actor_critic_func
 from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
 from torch import Tensor
@@ -40,6 +41,11 @@ def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpac
     from sample_factory.algo.utils.context import global_model_factory
 
     return PackedSeparateWeights(global_model_factory(), obs_space, action_space, cfg)
+
+
+def channels_last(obs: TensorDict) -> TensorDict:
+    """Observations with images [N, C, H, W] laid out channels-last in memory; everything else as it is."""
+    return TensorDict({k: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for k, x in obs.items()})
 
 
 def action_spec(action_space: ActionSpace) -> ActionSpec:

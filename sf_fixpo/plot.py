@@ -122,7 +122,7 @@ def return_positions(experiment: Experiment, x: str) -> np.ndarray:
 
 def plot_runs(experiments: Sequence[Experiment], x: str = "env_steps") -> Figure:
     """Four panels: episode return, KL against its bound, beta, and what the fixup phase took."""
-    figure = Figure(figsize=(12.5, 8), layout="constrained")
+    figure = Figure(figsize=(12.5, 9), layout="constrained")
     (return_axes, kl_axes), (beta_axes, fixup_axes) = figure.subplots(2, 2)
     for number, experiment in enumerate(experiments):
         color = PALETTE[number % len(PALETTE)]
@@ -133,8 +133,8 @@ def plot_runs(experiments: Sequence[Experiment], x: str = "env_steps") -> Figure
             _draw_kl(kl_axes, experiment, x, color, style, alone=len(experiments) == 1)
             _draw_beta(beta_axes, experiment, x, color, style, alone=len(experiments) == 1)
             _draw_fixup(fixup_axes, experiment, x, color)
-    if fixup_axes.lines:
-        fixup_axes.plot([], [], "x", color="black", label="update that went back along the line to the previous policy")
+    if any(row["backtracks"] for experiment in experiments for row in experiment.rows):
+        fixup_axes.plot([], [], "x", color="black", label="update that went back towards the previous policy")
     _draw_bounds(kl_axes, experiments)
     _label(return_axes, "Episode return", "mean of the latest episodes", x)
     _label(kl_axes, "Trust region: largest KL of a published policy", "KL max over states, nats", x)
@@ -147,9 +147,12 @@ def plot_runs(experiments: Sequence[Experiment], x: str = "env_steps") -> Figure
     for axes, text in ((return_axes, "no episode has been logged yet"), (kl_axes, "no update log")):
         if not any(len(line.get_xdata()) for line in axes.lines):
             axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
+            axes.set_yticks([])
+            axes.set_xticks([])
     for axes in (return_axes, kl_axes, beta_axes, fixup_axes):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, framealpha=0.85)
+        if axes.get_legend_handles_labels()[0]:  # below, where it hides nothing
+            columns = 1 if axes is fixup_axes else 2
+            axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
     return figure
 
 
@@ -165,9 +168,9 @@ def _draw_kl(axes: Axes, experiment: Experiment, x: str, color: str, style: str,
     positions, kl_max = x_values(experiment, x), experiment.column("kl_max")
     if alone:  # a second line for each of many runs would hide more than it shows
         primary = experiment.column("kl_max_primary")
-        axes.plot(positions, primary, color="0.6", linewidth=0.8, label="largest seen in the primary phase")
+        axes.plot(positions, primary, color="0.6", linewidth=0.8, label="largest in the primary phase")
     worst = np.nanmax(kl_max / experiment.column("eps_kl"))
-    axes.plot(positions, kl_max, style, color=color, linewidth=1.2, label=f"{experiment.name} (at most {worst:.3f} of the bound)")
+    axes.plot(positions, kl_max, style, color=color, linewidth=1.2, label=f"{experiment.name} (max {worst:.3f} of bound)")
 
 
 def _draw_bounds(axes: Axes, experiments: Sequence[Experiment]) -> None:
@@ -175,9 +178,9 @@ def _draw_bounds(axes: Axes, experiments: Sequence[Experiment]) -> None:
     bounds = {row["eps_kl"] for experiment in experiments for row in experiment.rows}
     turns = {row["eps_kl"] / experiment.config["c_beta"] for experiment in experiments for row in experiment.rows[-1:]}
     for eps_kl in sorted(bounds):
-        axes.axhline(eps_kl, color="black", linestyle="--", linewidth=1.2, label=f"eps_kl = {eps_kl:g}: the bound")
+        axes.axhline(eps_kl, color="black", linestyle="--", linewidth=1.2, label=f"the bound, eps_kl = {eps_kl:g}")
     for turn in sorted(turns):
-        axes.axhline(turn, color="black", linestyle=":", linewidth=1.2, label=f"eps_kl / c_beta = {turn:.3g}: beta rises above")
+        axes.axhline(turn, color="black", linestyle=":", linewidth=1.2, label=f"eps_kl / c_beta = {turn:.3g}")
 
 
 def _draw_beta(axes: Axes, experiment: Experiment, x: str, color: str, style: str, alone: bool) -> None:

@@ -40,6 +40,7 @@ def make_experiment(folder, action_space=None, version: int = 10, step: float = 
     """An experiment folder with one audit file: weights a random step away from the reference, bound just above its KL."""
     shape = small_shape(action_space=action_space or gym.spaces.Discrete(4), **flags)
     cfg = make_cfg("APPO", shape, train_dir=folder)
+    cfg.update(reference="behaviour", fixup="every_epoch", kl_stat="max")
     torch.manual_seed(0)
     network = make_actor_critic(cfg, shape.obs_space, shape.action_space)
     record = {
@@ -64,7 +65,7 @@ def make_experiment(folder, action_space=None, version: int = 10, step: float = 
     finding = audit.audit_record(record, cfg, "draft", 0)
     record["eps_kl"] = finding.kl_max * (1 + 1e-9)
     (folder / "audit").mkdir()
-    (folder / "config.json").write_text(json.dumps({**cfg, "reference": "behaviour", "fixup": "every_epoch", "kl_stat": "max"}))
+    (folder / "config.json").write_text(json.dumps(cfg))
     save(folder, record)
     write_log(folder, [log_row()])
     return record, network, cfg, finding

@@ -136,7 +136,9 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
 
     from envs.gym_envs.adapter import GymAdapter
 
-    env = gymnasium.make(full_env_name.removeprefix(PREFIX), render_mode=render_mode, disable_env_checker=True)
+    # Not every environment takes a render mode, even None.
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    env = gymnasium.make(full_env_name.removeprefix(PREFIX), disable_env_checker=True, **rendering)
     return GymAdapter(env, cfg, env_config)
 
 

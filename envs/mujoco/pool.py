@@ -31,7 +31,7 @@ class MujocoPool(gymnasium.Env):
 
     def __init__(self, pool: Any, num_agents: int):
         self.num_agents = num_agents
-        self._pool = pool
+        self._pool: Any = pool
         box, actions = pool.observation_space, pool.action_space
         self.observation_space = gymnasium.spaces.Dict(obs=gymnasium.spaces.Box(-np.inf, np.inf, box.shape, np.float32))
         self._low, self._high = actions.low, actions.high

@@ -1,0 +1,185 @@
+"""The Gymnasium environment around a Lab, real or stand-in: it uses nothing but what both have."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFFIX, DmlabRewardShapingWrapper
+
+from envs.dmlab import engines
+from envs.dmlab.level_cache import LevelCacheProxy, make_level_cache
+from envs.dmlab.names import dmlab30_level, is_hold_out, level_path
+from envs.seeding import env_seeds
+
+PIXELS = "RGB_INTERLEAVED"
+
+
+class DmLabEnv(gymnasium.Env):
+    """One level of DMLab-30.
+
+    Observations: `obs`, uint8, (3, height, width) or, with `--pixel_format=HWC`, (height, width, 3). Actions: an index into
+    sample-factory's action set. An episode that ends is `terminated`, never `truncated`: DeepMind Lab does not say whether the
+    last goal or the clock ended it, and in these levels the clock is part of the task. The observation of the last step is the
+    frame before it, because DeepMind Lab gives none after the end.
+
+    Attributes:
+        level_name: such as `rooms_collect_good_objects_train`.
+        task_id: number of the level in a multi-task run; 0 here.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, level: str, cfg: Any, env_config: Any = None, render_mode: str | None = None):
+        """Starts the engine.
+
+        Args:
+            level: name of a DMLab-30 level.
+            cfg: the parsed flags; `dmlab_engine` may still be `auto`.
+            env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
+            render_mode: `rgb_array` or None.
+
+        Raises:
+            ImportError: the engine is not installed.
+            RuntimeError: the engine cannot start the level.
+        """
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        engine = engines.resolve_engine(cfg)
+        tables = engines.sample_factory_tables()
+        actions = tables.EXTENDED_ACTION_SET if cfg.dmlab_extended_action_set else tables.ACTION_SET
+        self.level_name = level
+        self.task_id = 0
+        self.render_mode = render_mode
+        self.action_space = gymnasium.spaces.Discrete(len(actions))
+        self._channels_first = cfg.pixel_format == "CHW"
+        shape = (3, cfg.res_h, cfg.res_w) if self._channels_first else (cfg.res_h, cfg.res_w, 3)
+        self.observation_space = gymnasium.spaces.Dict({"obs": gymnasium.spaces.Box(0, 255, shape, np.uint8)})
+        self._actions = np.array(actions, dtype=np.intc)
+        self._frameskip = int(cfg.env_frameskip)
+        self._cfg, self._env_config = cfg, env_config
+        self._seeds: np.random.Generator | None = None
+        self._frame = np.zeros((cfg.res_h, cfg.res_w, 3), np.uint8)
+        self._return = 0.0
+        self._frames = 0
+        self._cache: LevelCacheProxy | None = None
+        if engine == engines.DEEPMIND_LAB:
+            self._cache = make_level_cache(cfg, level)
+        self._lab = engines.engine_module(engine).Lab(
+            level_path(level),
+            [PIXELS],
+            config=_lab_config(level, cfg),
+            renderer=cfg.dmlab_renderer,
+            level_cache=self._cache,
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: mixed with `--seed` and the environment's number: sample-factory passes only that number, the same in every
+                run. None goes on in the sequence of episodes that these began.
+            options: unused.
+
+        Returns:
+            The observation, and an empty info.
+
+        Raises:
+            RuntimeError: the engine cannot start an episode; the message names the level and what may be missing.
+        """
+        del options
+        if seed is not None or self._seeds is None:
+            self._seeds = np.random.default_rng(env_seeds(self._cfg, self._env_config, salt=seed or 0)[0])
+        # DeepMind Lab takes nothing but a Python int below 2**31.
+        episode_seed = int(self._seeds.integers(2**31))
+        if self._cache is not None:
+            self._cache.seed = episode_seed
+        try:
+            self._lab.reset(seed=episode_seed)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{self.level_name}, seed {episode_seed}: no episode could be started: {error} "
+                f"[two psychlab levels need the images of Brady et al. 2008 in --dmlab30_dataset={self._cfg.dmlab30_dataset}]"
+            ) from error
+        self._return, self._frames = 0.0, 0
+        self._frame = self._lab.observations()[PIXELS]
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Repeats an action for `--env_frameskip` frames.
+
+        Args:
+            action: index into the action set.
+
+        Returns:
+            Observation, summed reward, whether the episode ended, False, and the info: `num_frames`, and at the end
+            `episode_extra_stats` with the undiscounted, unshaped return and the length in frames.
+
+        Raises:
+            RuntimeError: no episode is going on, or the engine is gone.
+        """
+        reward = float(self._lab.step(self._actions[int(np.asarray(action).item())], num_steps=self._frameskip))
+        terminated = not self._lab.is_running()
+        if not terminated:
+            self._frame = self._lab.observations()[PIXELS]
+        self._return += reward
+        self._frames += self._frameskip
+        info: dict[str, Any] = {"num_frames": self._frameskip}
+        if terminated:
+            # sample-factory's own key for this, sorted to the end of the summaries; its aggregation parses it.
+            key = f"z_{self.task_id:02d}_{self.level_name}"
+            stats = {f"{key}_{RAW_SCORE_SUMMARY_KEY_SUFFIX}": self._return, f"{key}_len": self._frames}
+            info["episode_extra_stats"] = stats
+        return self._observation(), reward, terminated, False, info
+
+    def render(self) -> np.ndarray | None:
+        """The last frame, uint8 (height, width, 3) RGB, with render mode `rgb_array`; else None."""
+        return self._frame.copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Stops the engine."""
+        self._lab.close()
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        frame = np.ascontiguousarray(self._frame.transpose(2, 0, 1)) if self._channels_first else self._frame
+        return {"obs": frame}
+
+
+def _lab_config(level: str, cfg: Any) -> dict[str, str]:
+    """The engine's settings: strings, as DeepMind Lab wants them."""
+    config = {
+        "width": str(cfg.res_w),
+        "height": str(cfg.res_h),
+        "datasetPath": os.path.expanduser(cfg.dmlab30_dataset),
+    }
+    if is_hold_out(level):
+        config["allowHoldOutLevels"] = "true"
+    return config
+
+
+def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> gymnasium.Env:
+    """Makes one environment; sample-factory's factory signature.
+
+    Args:
+        full_env_name: `dmlab_30_` and a level.
+        cfg: the parsed flags.
+        env_config: sample-factory's record with `env_id`, or None.
+        render_mode: `rgb_array` or None.
+
+    Returns:
+        A `DmLabEnv`, with `--dmlab_optimistic_rewards` inside sample-factory's reward wrapper.
+
+    Raises:
+        ValueError: no such level.
+        ImportError: the engine is not installed.
+        RuntimeError: the engine cannot start the level.
+    """
+    level = dmlab30_level(full_env_name)
+    if level is None:
+        raise ValueError(f"--env={full_env_name}: not a level of DMLab-30")
+    env: gymnasium.Env = DmLabEnv(level, cfg, env_config, render_mode)
+    return DmlabRewardShapingWrapper(env) if cfg.dmlab_optimistic_rewards else env

@@ -1,0 +1,130 @@
+"""Writers for the three file formats the stand-in engine reads: WAD containers, UDMF maps and PNG images with sprite offsets.
+
+All functions are pure: they take Python values and return bytes, so that equal scenes give equal files, bit for bit.
+Lengths are map units (one unit of DeepMind Lab is one unit here), angles are degrees, counter-clockwise from east.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Lump = tuple[str, bytes]
+
+PLAYER_START = 1  # editor number that every Doom engine gives the first player's start
+_EVERY_GAME = "skill1=true;skill2=true;skill3=true;skill4=true;skill5=true;single=true;"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object or a player start on the map.
+
+    Attributes:
+        x: position east, units.
+        y: position north, units.
+        editor_number: which actor class stands there.
+        angle: facing, whole degrees.
+    """
+
+    x: float
+    y: float
+    editor_number: int
+    angle: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """One closed room with the same wall texture on every side.
+
+    Attributes:
+        corners: (x, y) of its corners, clockwise, so that the walls' front sides look inwards.
+        height: floor to ceiling, engine units.
+        wall: texture name of the walls.
+        floor: texture name of the floor.
+        ceiling: texture name of the ceiling.
+    """
+
+    corners: Sequence[tuple[float, float]]
+    height: int
+    wall: str
+    floor: str
+    ceiling: str
+
+
+def pack_wad(lumps: Iterable[Lump]) -> bytes:
+    """A PWAD file with the given lumps in order.
+
+    Args:
+        lumps: (name, content) pairs; names are ASCII and at most 8 characters.
+
+    Raises:
+        ValueError: a name that does not fit.
+    """
+    body, directory, count = bytearray(), bytearray(), 0
+    for name, content in lumps:
+        encoded = name.encode("ascii")
+        if len(encoded) > 8:
+            raise ValueError(f"lump name {name!r} is longer than 8 characters")
+        directory += struct.pack("<ii8s", 12 + len(body), len(content), encoded)
+        body += content
+        count += 1
+    return struct.pack("<4sii", b"PWAD", count, 12 + len(body)) + bytes(body) + bytes(directory)
+
+
+def text_map(rooms: Sequence[Room], things: Iterable[Thing]) -> bytes:
+    """The UDMF `TEXTMAP` lump of separate rooms and the things in them."""
+    parts = ['namespace="zdoom";']
+    first = 0
+    for sector, room in enumerate(rooms):
+        count = len(room.corners)
+        parts += [f"vertex{{x={float(x)};y={float(y)};}}" for x, y in room.corners]
+        for i in range(count):
+            parts.append(f"linedef{{v1={first + i};v2={first + (i + 1) % count};sidefront={first + i};blocking=true;}}")
+            parts.append(f'sidedef{{sector={sector};texturemiddle="{room.wall}";}}')
+        parts.append(
+            f"sector{{heightfloor=0;heightceiling={room.height};lightlevel=255;"
+            f'texturefloor="{room.floor}";textureceiling="{room.ceiling}";}}'
+        )
+        first += count
+    for thing in things:
+        parts.append(
+            f"thing{{x={float(thing.x)};y={float(thing.y)};type={thing.editor_number};angle={thing.angle};{_EVERY_GAME}}}"
+        )
+    return "\n".join(parts).encode("ascii")
+
+
+def map_lumps(name: str, textmap: bytes) -> list[Lump]:
+    """The lumps that make a UDMF map; the engine builds the BSP nodes itself when it loads it."""
+    return [(name, b""), ("TEXTMAP", textmap), ("ENDMAP", b"")]
+
+
+def png(pixels: np.ndarray, offset: tuple[int, int] | None = None) -> bytes:
+    """Encodes an image as a PNG the engine can read.
+
+    Written by hand because image libraries drop the `grAb` chunk, which says where a sprite's origin is.
+
+    Args:
+        pixels: uint8 (height, width, 3) RGB or (height, width, 4) RGBA.
+        offset: (x, y) in pixels of the sprite's origin from the top left corner; None for a texture.
+
+    Raises:
+        ValueError: any other dtype or shape.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise ValueError(f"expected uint8 (height, width, 3 or 4), got {pixels.dtype} {pixels.shape}")
+    height, width, channels = pixels.shape
+    colour_type = 2 if channels == 3 else 6
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, width * channels)], axis=1)
+    chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0))]
+    if offset is not None:
+        chunks.append(_chunk(b"grAb", struct.pack(">ii", *offset)))
+    chunks += [_chunk(b"IDAT", zlib.compress(rows.tobytes())), _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
