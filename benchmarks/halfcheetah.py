@@ -154,21 +154,21 @@ def make_table(results: list[RunResult]) -> str:
 
 
 def _fixpo_cells(runs: list[RunResult]) -> list[str]:
-    if any(run.fixup_share is None for run in runs):
+    ranges = [run.beta_range for run in runs if run.beta_range is not None]
+    if not ranges:
         return ["n/a"] * 5
-    low, high = min(run.beta_range[0] for run in runs), max(run.beta_range[1] for run in runs)
     return [
-        f"{100 * statistics.fmean(run.fixup_share for run in runs):.2f} %",
-        str(max(run.max_fixup_steps for run in runs)),
-        f"{low:.2f}-{high:.2f}",
-        f"{max(run.worst_kl for run in runs):.4f}",
-        str(sum(run.backtracks for run in runs)),
+        f"{100 * statistics.fmean(run.fixup_share or 0.0 for run in runs):.2f} %",
+        str(max(run.max_fixup_steps or 0 for run in runs)),
+        f"{min(low for low, _ in ranges):.2f}-{max(high for _, high in ranges):.2f}",
+        f"{max(run.worst_kl or 0.0 for run in runs):.4f}",
+        str(sum(run.backtracks or 0 for run in runs)),
     ]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.halfcheetah", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.halfcheetah", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 of each algorithm")
     parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps of each run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")

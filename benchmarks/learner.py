@@ -273,7 +273,7 @@ def make_table(rows: list[Row]) -> Table:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learner", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learner", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shapes", default="dmlab,mujoco", help=f"comma-separated, of: {', '.join(SHAPES)}")
     parser.add_argument("--algos", default=",".join(ALGOS), help=f"comma-separated, of: {', '.join(ALGOS)}")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))

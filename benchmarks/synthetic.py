@@ -29,10 +29,10 @@ from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs, trajec
 from sample_factory.algo.utils.shared_buffers import alloc_trajectory_tensors
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.arguments import parse_sf_args
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.attr_dict import AttrDict
-from torch import Tensor, nn
+from torch import Tensor
 
 ALGOS = ("APPO", "FIXPO")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
@@ -255,7 +255,7 @@ def take_snapshot(learner: Learner) -> PolicySnapshot:
     return PolicySnapshot(_published_version(learner), state)
 
 
-def _published(learner: Learner) -> nn.Module:
+def _published(learner: Learner) -> ActorCritic:
     """The network that policy workers read: not always the one that is being trained."""
     return learner.param_server.actor_critic
 
@@ -305,7 +305,8 @@ def make_batch(
 def _draw_obs(rng: np.random.Generator, space: gym.spaces.Box, num_traj: int, steps: int) -> np.ndarray:
     """Observations [num_traj, steps, ...] that drift in time: neighbours are alike, as an environment's are."""
     if np.issubdtype(space.dtype, np.integer) and len(space.shape) < 3:
-        return rng.integers(space.low, space.high, (num_traj, steps, *space.shape), dtype=space.dtype, endpoint=True)
+        low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+        return rng.integers(low, high, (num_traj, steps, *space.shape), endpoint=True).astype(space.dtype)
     drift = np.cumsum(rng.standard_normal((num_traj, steps), np.float32), axis=1) * 0.3
     drift = drift.reshape((num_traj, steps) + (1,) * len(space.shape))
     if np.issubdtype(space.dtype, np.integer):
@@ -349,7 +350,7 @@ def _fixed_randomness(device: torch.device, seed: int):
         yield
 
 
-def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> nn.Module:
+def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> ActorCritic:
     """A network with a snapshot's weights, built by whatever function built the learner's own."""
     network = create_actor_critic(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
     network.model_to_device(learner.device)
@@ -357,7 +358,7 @@ def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> nn.Module:
     return network
 
 
-def _play(network: nn.Module, version: int, cfg: AttrDict, batch: TensorDict, first_state: Tensor) -> None:
+def _play(network: ActorCritic, version: int, cfg: AttrDict, batch: TensorDict, first_state: Tensor) -> None:
     """Fills the policy's side of `batch` [E, T] with one policy, starting from `first_state` [E, S]."""
     num_traj, steps = batch["rewards"].shape
     was_training = network.training

@@ -31,10 +31,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import log as sample_factory_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from sf_fixpo.summaries import UPDATE_LOG, read_rows
 
@@ -143,14 +143,15 @@ def policy_kl(p_params: Tensor, q_params: Tensor, action_spec: Iterable[tuple[st
     return total
 
 
-def build_policy(cfg: Any, record: dict[str, Any]) -> nn.Module:
+def build_policy(cfg: Any, record: dict[str, Any]) -> ActorCritic:
     """The published policy in float64: sample-factory's network for this configuration, with the file's weights.
 
     Raises:
         UnreadableError: the weights are not those of the network that config.json describes.
     """
-    boxes = {name: gym.spaces.Box(-np.inf, np.inf, obs.shape[1:], np.float32) for name, obs in record["normalized_obs"].items()}
-    network = create_actor_critic(cfg, gym.spaces.Dict(boxes), _action_space(record["action_spec"]))
+    shapes = {name: obs.shape[1:] for name, obs in record["normalized_obs"].items()}
+    obs_space = gym.spaces.Dict({name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in shapes.items()})
+    network = create_actor_critic(cfg, obs_space, _action_space(record["action_spec"]))
     try:
         network.load_state_dict(record["state_dict"], strict=True)
     except RuntimeError as exc:
@@ -167,7 +168,7 @@ def _action_space(action_spec: Iterable[tuple[str, int]]) -> gym.Space:
 
 
 @torch.no_grad()
-def action_parameters(network: nn.Module, cfg: Any, record: dict[str, Any]) -> Tensor:
+def action_parameters(network: ActorCritic, cfg: Any, record: dict[str, Any]) -> Tensor:
     """Action parameters [N, A] of `network` at every state, in float64.
 
     A recurrent policy is played one step after the other, as an actor plays it, from the recorded state at the start of each

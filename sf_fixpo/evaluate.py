@@ -139,7 +139,8 @@ def _collect(
     found: dict[tuple[int, int, int], tuple[float, int]] = {}
     engines: set[str] = set()
     while waiting:
-        for receiver in wait(list(waiting)):
+        ready = set(wait(list(waiting)))
+        for receiver in [pipe for pipe in waiting if pipe in ready]:
             index, process = waiting[receiver]
             kind, *content = _receive(receiver, index, process)
             if kind == "episode":
@@ -161,7 +162,7 @@ def _receive(receiver: Connection, index: int, process: BaseProcess) -> tuple:
         return receiver.recv()
     except EOFError:
         process.join()
-        code = process.exitcode
+        code = process.exitcode or 0
         cause = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise WorkerError(f"evaluation worker {index} died ({cause}) before its episodes were done") from None
 
@@ -222,7 +223,7 @@ def load_config(directory: Path, env: str | None = None) -> AttrDict:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
@@ -274,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    agent = "random" if args.random else checkpoint.name
+    agent = checkpoint.name if checkpoint else "random"
     se = "n/a" if math.isnan(result.se) else f"{result.se:.3f}"
     text = f"{cfg.env} ({result.engine}), {agent}: return {result.mean:.3f}, standard error {se}, n = {len(result.returns)}"
     console.print(text, highlight=False, soft_wrap=True)

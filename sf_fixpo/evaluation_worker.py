@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -85,18 +86,18 @@ class Slots:
         return {name: np.asarray(x) if self.is_batched else np.asarray(x)[None] for name, x in obs.items()}
 
 
-def one_action(space: gym.Space, row: np.ndarray) -> Any:
+def one_action(space: Any, row: np.ndarray) -> Any:
     """One slot's action columns [D] in the form a single environment takes: int, array, or a list with one entry per head."""
     if isinstance(space, gym.spaces.Discrete):
         return int(row[0])
     if isinstance(space, gym.spaces.Box):
         return np.asarray(row, dtype=np.float32)
-    widths = [_columns(part) for part in space]
-    pieces = np.split(row, np.cumsum(widths)[:-1])
-    return [one_action(part, piece) for part, piece in zip(space, pieces, strict=True)]
+    heads = tuple(space)  # a Tuple: sample-factory has no other kind
+    pieces = np.split(row, np.cumsum([_columns(head) for head in heads])[:-1])
+    return [one_action(head, piece) for head, piece in zip(heads, pieces, strict=True)]
 
 
-def _columns(space: gym.Space) -> int:
+def _columns(space: Any) -> int:
     return 1 if isinstance(space, gym.spaces.Discrete) else space.shape[0]
 
 
@@ -105,9 +106,11 @@ class Agent(Protocol):
 
     def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
         """Actions [K, D] for observations [K, ...] of the slots with these numbers [K]."""
+        ...
 
     def forget(self, slot: int) -> None:
         """An episode of the slot has ended."""
+        ...
 
 
 class RandomAgent:
@@ -168,7 +171,7 @@ class PolicyAgent:
         self._states[slot] = 0.0
 
 
-def likeliest_actions(parameters: Tensor, spec: list[tuple[str, int]]) -> Tensor:
+def likeliest_actions(parameters: Tensor, spec: Sequence[tuple[str, int]]) -> Tensor:
     """The likeliest category, or a Gaussian's mean, of every head.
 
     Args:

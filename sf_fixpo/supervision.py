@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 
 import gymnasium
 import psutil
@@ -76,6 +76,17 @@ def _probe(context: SampleFactoryContext, connection, cfg) -> None:
     connection.send((info, None))
 
 
+def _last_words(receiver: Connection) -> tuple[EnvInfo | None, str | None] | None:
+    """What the probe has sent; None where its process ended without a word.
+
+    A process that is just ending may have answered, and its descendants may keep the pipe open: hence the second of patience.
+    """
+    try:
+        return receiver.recv() if receiver.poll(1.0) else None
+    except EOFError:
+        return None
+
+
 def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> EnvInfo:
     """Spaces of the environment, from one made in a process of its own.
 
@@ -95,19 +106,16 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
     process.start()
     sender.close()
     try:
-        wait([receiver, process.sentinel], timeout)
-        # a process that is just ending may have answered
-        if receiver.poll(1.0 if not process.is_alive() else 0.0):
-            info, error = receiver.recv()
-            if error is None:
-                return info
-            raise EnvironmentStartError(f"environment {cfg.env} could not be started: {error}")
-        if process.is_alive():
+        if not wait([receiver, process.sentinel], timeout):
             raise EnvironmentStartError(f"environment {cfg.env} did not start within {timeout:.0f} s (--env_start_timeout)")
-        raise EnvironmentStartError(f"environment {cfg.env} ended its process at the start, exit code {process.exitcode}")
-    except EOFError:
-        process.join(timeout=5)
-        raise EnvironmentStartError(f"environment {cfg.env} ended its process at the start, exit code {process.exitcode}") from None
+        answer = _last_words(receiver)
+        if answer is None:
+            process.join(timeout=5)
+            raise EnvironmentStartError(f"environment {cfg.env} ended its process at the start, exit code {process.exitcode}")
+        info, error = answer
+        if error is not None:
+            raise EnvironmentStartError(f"environment {cfg.env} could not be started: {error}")
+        return info
     finally:
         kill_tree([process.pid] if process.is_alive() else [])
         process.join(timeout=5)

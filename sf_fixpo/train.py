@@ -38,6 +38,19 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
 
 
+def _extend_sample_factory_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy_head_init_scale",
+        default=1.0,
+        type=float,
+        help="Factor on the initial weights of the last policy layer; 0.01 starts a Gaussian policy at mean 0",
+    )
+    for action in parser._actions:
+        if action.dest == "lr_schedule":
+            # it has a linear decay, and leaves it out of the choices
+            action.choices = [*action.choices, "linear_decay"] if "linear_decay" not in action.choices else action.choices
+
+
 def parse_cfg(argv: list[str]) -> AttrDict:
     """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
 
@@ -51,6 +64,7 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     except UnknownEnvError as exc:
         raise BadInputError(str(exc)) from None
     _add_program_args(parser)
+    _extend_sample_factory_args(parser)
     add_fixpo_args(parser)
     suite.add_args(parser)
     parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")

@@ -147,8 +147,8 @@ def test_asking_for_the_stand_in_is_no_reason_to_warn(monkeypatch, warned):
     ("asked", "advice"), [("deepmind_lab", "from source"), ("vizdoom", "pip install"), ("auto", "pip install")]
 )
 def test_a_missing_engine_is_a_fault_that_says_how_to_get_it(monkeypatch, asked, advice):
-    only(monkeypatch)
     cfg = make_cfg(dmlab_engine=asked)
+    only(monkeypatch)
     (fault,) = SUITE.faults(cfg)
     assert fault.startswith(f"--dmlab_engine={asked}: ")
     assert advice in fault
@@ -193,12 +193,12 @@ def test_both_pixel_formats_show_the_same(make):
 
 def test_an_episode_ends_terminated_with_its_last_frame_and_raw_return(make):
     env = make()
-    env.reset(seed=3)
+    observation, _ = env.reset(seed=3)
     rng = np.random.default_rng(0)
     total, steps, done = 0.0, 0, False
     while not done:
         action = np.array([rng.integers(9)])
-        previous = observation if steps else None
+        previous = observation
         observation, reward, done, truncated, info = env.step(action)
         assert not truncated
         total += reward
@@ -292,7 +292,9 @@ def _play(queue, cfg, env_id):
     queue.put((env_id, frames))
 
 
-def test_spawned_workers_play_what_the_main_process_would():
+def test_spawned_workers_play_what_the_main_process_would(monkeypatch):
+    # A child takes over -W error from the command line, and torch cannot be imported with it.
+    monkeypatch.setattr(sys, "warnoptions", [])
     cfg = make_cfg()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

@@ -1,6 +1,6 @@
 """DMLab-30 levels: on DeepMind Lab where it is installed, else on a ViZDoom stand-in that needs nothing but pip.
 
-Section 4.4 of the paper trains on three of these levels. Scores on the stand-in are not DMLab-30 scores; see README.md.
+The paper trains on three of these levels. Scores on the stand-in are not DMLab-30 scores; see README.md.
 """
 
 from __future__ import annotations

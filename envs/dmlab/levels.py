@@ -77,7 +77,7 @@ class Decor:
     floor: str
 
 
-NORMAL = Decor("WALLGREY", "FLOORTAN")
+NORMAL = Decor("WALLGREY", "FLOORBRN")
 RED_BLUE = Decor("WALLRED", "FLOORBLU")
 
 

@@ -126,6 +126,6 @@ def resource_wad() -> bytes:
     lumps += [(sprite_lump(name), png(sprites.sprite(name), origin)) for name in OBJECTS]
     lumps += [("S_END", b"")]
     corners = ((0, 0), (0, 256), (256, 256), (256, 0))
-    room = Room(corners, height=160, wall="WALLGREY", floor="FLOORTAN", ceiling="CEILING")
+    room = Room(corners, height=160, wall="WALLGREY", floor="FLOORBRN", ceiling="CEILING")
     lumps += map_lumps("MAP01", text_map([room], [Thing(128, 128, PLAYER_START)]))
     return pack_wad(lumps)

@@ -123,8 +123,8 @@ def textures() -> dict[str, np.ndarray]:
     Coarse patterns only: finer ones turn into noise a few steps away at 48 x 36 pixels.
     """
     return {
-        "WALLGREY": tiles((204, 204, 153), (153, 153, 102), 64, 32, shift=32),
-        "FLOORTAN": tiles((153, 153, 102), (102, 102, 51), 64, 64),
+        "WALLGREY": tiles((153, 153, 153), (102, 102, 102), 64, 32, shift=32),
+        "FLOORBRN": tiles((153, 102, 51), (102, 51, 0), 64, 64),
         "WALLRED": tiles((204, 0, 0), (153, 0, 0), 64, 32, shift=32),
         "FLOORBLU": tiles((0, 51, 255), (0, 0, 153), 64, 64),
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),

@@ -1,0 +1,109 @@
+"""A run always ends, says why, and leaves no process: faulty environments, killed processes, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train_command
+
+from sf_fixpo import checkpoints
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+FAULTY = "tests/faulty_envs.py"
+
+
+def run_faulty(tmp_path, fault: str, *flags: str):
+    argv = [FAULTY, fault, f"--train_dir={tmp_path}", "--experiment=faulty", LONG, *flags]
+    with started(tmp_path / "output", *argv) as run:
+        status = run.wait(60)
+        run.assert_nothing_left()
+    assert "Traceback" not in run.stdout
+    return status, run
+
+
+@pytest.mark.parametrize("mode", [SERIAL, PARALLEL], ids=["serial", "parallel"])
+def test_environment_that_raises_when_it_is_made_ends_the_run_with_its_own_error(tmp_path, mode):
+    status, run = run_faulty(tmp_path, "raises_at_start", *mode)
+    assert status == 1
+    assert "environment gym_CartPole-v1 could not be started: RuntimeError: the engine does not start: no licence" in run.stderr
+    assert "in raises_at_start" in run.stderr, "the environment's own traceback says where"
+
+
+def test_environment_that_ends_its_process_when_it_is_made(tmp_path):
+    status, run = run_faulty(tmp_path, "vanishes_at_start", *PARALLEL)
+    assert status == 1
+    assert "ended its process at the start, exit code 4" in run.stderr
+
+
+def test_environment_that_hangs_when_it_is_made_is_given_up(tmp_path):
+    status, run = run_faulty(tmp_path, "hangs_at_start", *PARALLEL, "--env_start_timeout=5")
+    assert status == 1
+    assert "did not start within 5 s (--env_start_timeout)" in run.stderr
+
+
+def test_environment_that_cannot_be_made_in_a_worker_ends_the_run(tmp_path):
+    status, run = run_faulty(tmp_path, "raises_in_worker", *PARALLEL)
+    assert status == 1
+    assert "RuntimeError: the port is taken" in run.stderr
+    assert re.search(r"process rollout_proc1 died \(exit code 1\)", run.stderr)
+
+
+def test_environment_that_raises_in_a_step_ends_the_run_with_its_own_error(tmp_path):
+    status, run = run_faulty(tmp_path, "raises_in_step", *PARALLEL)
+    assert status == 1
+    assert "RuntimeError: the gearbox is broken" in run.stderr
+    assert re.search(r"process rollout_proc1 died \(exit code 1\)", run.stderr)
+    assert rows_of(tmp_path / "faulty")
+    assert len(checkpoints_of(tmp_path / "faulty")) == 1, "what was learned until then is kept"
+
+
+def test_environment_that_raises_in_a_step_of_a_serial_run(tmp_path):
+    # in one process there is only worker 0
+    status, run = run_faulty(tmp_path, "raises_in_step", *SERIAL, "--num_workers=2", "--num_envs_per_worker=2")
+    assert status == 1
+    assert "RuntimeError: the gearbox is broken" in run.stderr
+
+
+def test_environment_that_ends_its_process_in_a_step_ends_the_run(tmp_path):
+    status, run = run_faulty(tmp_path, "vanishes_in_step", *PARALLEL)
+    assert status == 1
+    assert re.search(r"process rollout_proc1 died \(exit code 3\)", run.stderr)
+    assert len(checkpoints_of(tmp_path / "faulty")) == 1
+
+
+@pytest.fixture
+def learning(tmp_path):
+    """A parallel run that has made some updates."""
+    with started(tmp_path / "output", *train_command(tmp_path, "run", *PARALLEL, LONG, "--log_level=info")) as run:
+        run.wait_until(lambda: len(rows_of(tmp_path / "run")) >= 3)
+        yield run
+
+
+def test_killed_learner_ends_the_run(learning):
+    os.kill(int(re.search(r"LearnerWorker_p0\tpid (\d+)", learning.stderr)[1]), signal.SIGKILL)
+    assert learning.wait(60) == 1
+    assert "process learner_proc0 died (exit code -9)" in learning.stderr
+    learning.assert_nothing_left()
+
+
+def test_killed_main_process_takes_all_others_with_it(learning):
+    assert len(learning.processes()) > 4
+    learning.popen.send_signal(signal.SIGKILL)
+    assert learning.wait(5) == -signal.SIGKILL
+    learning.assert_nothing_left()
+
+
+def test_ctrl_c_saves_and_ends(learning, tmp_path):
+    pressed = time.monotonic()
+    os.killpg(learning.popen.pid, signal.SIGINT)  # a terminal sends it to every process of the group
+    assert learning.wait(60) == 130
+    assert time.monotonic() - pressed < 30
+    learning.assert_nothing_left()
+    assert "Traceback" not in learning.stderr
+    [saved] = checkpoints_of(tmp_path / "run")
+    assert checkpoints.load(saved)["env_steps"] >= 64
