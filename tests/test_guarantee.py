@@ -27,10 +27,14 @@ LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
 BUSY = {"num_epochs": 2, "num_batches_per_epoch": 2, "batch_size": 32, "learning_rate": 3e-2, "normalize_input": True, "eps_kl": 0.1}
 
 
+def write_config(learner):
+    """What a run writes beside its logs."""
+    Path(learner._folder, "config.json").write_text(json.dumps(dict(learner.cfg), default=str))
+
+
 def run(learner, updates, lag=0, **batch_args):
     """Trains on synthetic batches; with a lag, older published policies have collected them."""
-    # what a run writes beside its logs
-    Path(learner._folder, "config.json").write_text(json.dumps(dict(learner.cfg), default=str))
+    write_config(learner)
     snapshots = []
     for i in range(updates):
         snapshots = [*snapshots, take_snapshot(learner)][-(lag + 1) :] if lag else []
@@ -73,7 +77,7 @@ def test_200_updates_on_lagging_data_audited(space, core, reference, tmp_path):
 VARIANTS = {
     "one minibatch": {"num_epochs": 1, "num_batches_per_epoch": 1},
     "separate weights": {"actor_critic_share_weights": False},
-    "v-trace": {"with_vtrace": True, "normalize_returns": False},
+    "v-trace": {"with_vtrace": True, "recurrence": 8},
     "normalised returns": {"normalize_returns": True},
     "shuffled": {"shuffle_minibatches": True},
     "last epoch": {"fixup": "last_epoch"},
@@ -224,7 +228,7 @@ def test_too_many_undone_updates_stop_the_run(tmp_path):
 def test_statistics_of_the_normaliser_are_let_in_slowly(tmp_path):
     """Observations far from mean 0, variance 1: the first statistics alone would carry the policy out of the region."""
     learner = make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 1e-5}), train_dir=tmp_path, audit_every=1)
-    run(learner, 0)
+    write_config(learner)
     batch = make_batch(learner, seed=0)
     scales = []
     for _ in range(40):

@@ -44,7 +44,7 @@ def record(tmp_path, mode: str, updates: int):
 def test_every_weight_that_a_worker_loads_was_published(tmp_path):
     published, loaded, updates = record(tmp_path, "publish", updates=200)
     assert len(updates) >= 200
-    assert sum(row["fixup_steps"] for row in updates) >= 50, "the primary phase must leave weights that may not be seen"
+    assert sum(row["fixup_steps"] for row in updates) >= 20, "the primary phase must leave weights that may not be seen"
     assert [row["version"] for row in published] == [0] + [row["policy_version"] for row in updates]
 
     newest_version_of = {row["digest"]: row["version"] for row in published}

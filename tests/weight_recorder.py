@@ -35,12 +35,12 @@ def digest(model) -> str:
 
 
 def wrapped(owner: type, method: str, afterwards) -> None:
-    """Has `owner.method` call `afterwards(self)` when it is done."""
+    """Has `owner.method` call `afterwards`, with the same arguments, when it is done."""
     original = getattr(owner, method)
 
     def call(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
-        afterwards(self)
+        afterwards(self, *args, **kwargs)
         return result
 
     setattr(owner, method, call)
@@ -62,22 +62,23 @@ class RecordingContext(RunContext):
     def install(self) -> None:
         """Wraps the methods by which weights leave the learner and reach a policy worker."""
         self._seen_updates = 0
-        wrapped(PublicationGate, "__init__", lambda gate: self.write("published", gate.published, gate.version))
-        wrapped(PublicationGate, "publish", lambda gate: self.write("published", gate.published, gate.version))
+        wrapped(PublicationGate, "__init__", lambda gate, *_: self.write("published", gate.published, gate.version))
+        # what the learner has vouched for: its own weights, not what others make of the shared ones
+        wrapped(PublicationGate, "publish", lambda gate, model, version: self.write("published", model, version))
         wrapped(ParameterClientAsync, "on_weights_initialized", self.loaded)
         wrapped(ParameterClientAsync, "ensure_weights_updated", self.loaded_again)
         if self.leak:
             wrapped(FixPOLearner, "_after_optimizer_step", self.share_too_early)
 
-    def loaded(self, client) -> None:
+    def loaded(self, client, *_) -> None:
         self.write("loaded", client.actor_critic, client.policy_version)
 
-    def loaded_again(self, client) -> None:
+    def loaded_again(self, client, *_) -> None:
         if client.num_policy_updates > self._seen_updates:
             self._seen_updates = client.num_policy_updates
             self.loaded(client)
 
-    def share_too_early(self, learner) -> None:
+    def share_too_early(self, learner, *_) -> None:
         with learner.param_server.policy_lock:
             copy_state(learner.actor_critic, learner.gate.published)
             learner.policy_versions_tensor[learner.policy_id] = learner.train_step

@@ -75,6 +75,8 @@ PAPER = MappingProxyType(
         "nonlinearity": "tanh",
         "use_rnn": False,
         "policy_initialization": "orthogonal",
+        "policy_init_gain": math.sqrt(2.0),
+        "policy_head_init_scale": 0.01,
         "adaptive_stddev": False,
         "initial_stddev": math.exp(-0.5),
     }
