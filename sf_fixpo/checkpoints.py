@@ -45,8 +45,9 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     sample-factory's own checkpoints hold NumPy scalars (the best return), which is why torch >= 2.6 refuses them; exactly these
     types are allowed here, and nothing that runs code.
     """
-    scalar_types: list[Any] = [np.dtype, np.ndarray, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
-    scalar_types += [(np.core.multiarray.scalar, "numpy.core.multiarray.scalar")]
+    number = np.float64(0.0).__reduce__()[0]  # the function that a pickled scalar names, wherever this NumPy keeps it
+    scalar_types: list[Any] = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    scalar_types += [(number, "numpy.core.multiarray.scalar"), (number, "numpy._core.multiarray.scalar")]
     with torch.serialization.safe_globals(scalar_types):
         return torch.load(path, map_location=device, weights_only=True)
 
@@ -66,7 +67,7 @@ def load_newest(paths: Sequence[str], device: torch.device | str = "cpu") -> dic
     for path in reversed(paths):
         try:
             state = load(path, device)
-        except Exception as exc:  # a torn or foreign file fails in many ways, all of them mean 'not this one'
+        except Exception as exc:  # noqa: BLE001 - a torn or foreign file fails in many ways, all of them mean 'not this one'
             log.warning("Checkpoint %s cannot be read (%s: %s); trying the one before it", path, type(exc).__name__, exc)
             unreadable.append(Path(path))
             continue
@@ -75,7 +76,8 @@ def load_newest(paths: Sequence[str], device: torch.device | str = "cpu") -> dic
         return state
     if paths:
         raise CheckpointError(
-            f"none of the {len(paths)} checkpoint(s) in {Path(paths[-1]).parent} can be read; not starting from scratch over them. "
+            f"none of the {len(paths)} checkpoint(s) in {Path(paths[-1]).parent} can be read; not starting from scratch over "
+            "them. "
             "Move them away, or use --restart_behavior=restart (keeps them under another name) or overwrite."
         )
     return None
@@ -83,10 +85,11 @@ def load_newest(paths: Sequence[str], device: torch.device | str = "cpu") -> dic
 
 def rng_state() -> dict[str, Any]:
     """The state of every generator a learner draws from, as tensors and plain values."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    generator = numpy_state["state"]
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": {**numpy_state, "state": {**generator, "key": torch.from_numpy(generator["key"].astype(np.int64))}},
         "python": random.getstate(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -97,8 +100,9 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restores what `rng_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    generator = state["numpy"]["state"]
+    key = generator["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**generator, "key": key}})
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from sf_fixpo.trust_region import CHECK_MARGIN
@@ -18,7 +18,7 @@ def _flag(
     default: Any, help_text: str, *, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None
 ) -> Any:
     """A field that is also a flag: `allowed` says in words what `valid` (of the value) asks for."""
-    return field(default=default, metadata=dict(help=help_text, choices=choices, allowed=allowed, valid=valid))
+    return field(default=default, metadata={"help": help_text, "choices": choices, "allowed": allowed, "valid": valid})
 
 
 def _positive(value: float) -> bool:
@@ -33,8 +33,8 @@ def parse_versions(text: str) -> frozenset[int]:
     """`3,10-12` -> {3, 10, 11, 12}; raises ValueError for anything else."""
     numbers: set[int] = set()
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        first, is_range, last = part.partition("-")
+        numbers.update(range(int(first), int(last if is_range else first) + 1))
     return frozenset(numbers)
 
 
@@ -112,7 +112,7 @@ class FixPOConfig:
     )
     trace_updates: str = _flag(
         "",
-        "Updates, counted from the start of the experiment, whose every gradient step is logged to trace.jsonl, e.g. 100,101 or 100-110",
+        "Updates, counted from the start of the experiment, whose every gradient step is logged to trace.jsonl: 100,101 or 9-12",
         allowed="numbers and ranges, as in 3,10-12",
         valid=_is_version_list,
     )
@@ -147,7 +147,6 @@ def add_fixpo_args(parser: argparse.ArgumentParser) -> None:
     """Adds one flag per field of FixPOConfig, plain text where a choice is wrong is left to `faults`."""
     group = parser.add_argument_group("FixPO")
     for f in fields(FixPOConfig):
-        assert f.default is not MISSING
         choices = f.metadata["choices"]
         help_text = f.metadata["help"] + (f" {{{','.join(choices)}}}" if choices else "")
         group.add_argument(f"--{f.name}", default=f.default, type=type(f.default), help=help_text.replace("%", "%%"))

@@ -71,11 +71,8 @@ class ConstrainedLearner(CheckpointingLearner):
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
-        if self.cfg.max_grad_norm > 0:
-            grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.cfg.max_grad_norm)
-        else:
-            norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-            grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+        limit = self.cfg.max_grad_norm if self.cfg.max_grad_norm > 0 else float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         self._apply_lr(learning_rate)
         self.optimizer.step()
         update.bad = update.bad | ~(loss.detach() + grad_norm).isfinite()
@@ -192,8 +189,9 @@ class ConstrainedLearner(CheckpointingLearner):
         Most updates pay for a probe of an eighth of the trajectories.
         """
         trajectories = torch.arange(len(update.mask), device=self.device).view(-1, self.cfg.recurrence)
-        start = self.gate.published.obs_normalizer.state_dict()
-        end = {name: tensor.clone() for name, tensor in self.actor_critic.obs_normalizer.state_dict().items()}
+        normalizer = self.actor_critic.obs_normalizer
+        start = self.gate.published.get_submodule("obs_normalizer").state_dict()
+        end = {name: tensor.clone() for name, tensor in normalizer.state_dict().items()}
         aim = self.fixpo.limit / self.fixpo.c_beta
 
         def inside(samples: Tensor) -> bool:
@@ -201,7 +199,9 @@ class ConstrainedLearner(CheckpointingLearner):
             on_cpu = samples.cpu()
             batch = {key: update.batch[key][samples] for key in ("normalized_obs", "rnn_states")}
             done_or_invalid = update.done_or_invalid[on_cpu]
-            parameters = action_parameters(self.actor_critic, **batch, done_or_invalid=done_or_invalid, recurrence=self.cfg.recurrence)
+            parameters = action_parameters(
+                self.actor_critic, **batch, done_or_invalid=done_or_invalid, recurrence=self.cfg.recurrence
+            )
             reference = update.ref_logits[samples]
             if update.lagged and self.fixpo.reference == "behaviour":
                 reference = self._published_parameters(batch["rnn_states"], done_or_invalid, on_cpu)
@@ -209,7 +209,7 @@ class ConstrainedLearner(CheckpointingLearner):
             return bool(self._statistic(kl, update.batch["valids"][samples], {})[0] <= aim)
 
         def move_to(alpha: float) -> None:
-            interpolate_state(start, end, alpha, self.actor_critic.obs_normalizer)
+            interpolate_state(start, end, alpha, normalizer)
             self._weights_moved(update)
 
         with update.timer.phase("statistics"), torch.no_grad():

@@ -205,11 +205,20 @@ class FixPOLearner(ConstrainedLearner):
         kl_mean = masked_mean(kl.detach(), minibatch.kl_mask)
         update.primary_steps += 1
         update.kl_max_primary = torch.maximum(update.kl_max_primary, statistic.max())
-        update.last_losses = dict(
-            loss=loss, policy_loss=policy, exploration_loss=exploration, kl_loss=penalty, value_loss=value, grad_norm=grad_norm,
-            entropy=distribution.entropy().detach(), value=summaries["values"].detach(), adv_std=summaries["adv_std"],
-            kl_divergence=kl_mean, ratio=summaries["ratio"].detach(), actual_lr=update.learning_rate,
-        )  # fmt: skip
+        update.last_losses = {
+            "loss": loss.detach(),
+            "policy_loss": policy.detach(),
+            "exploration_loss": exploration,
+            "kl_loss": penalty.detach(),
+            "value_loss": value.detach(),
+            "grad_norm": grad_norm,
+            "entropy": distribution.entropy().detach(),
+            "value": summaries["values"].detach(),
+            "adv_std": summaries["adv_std"],
+            "kl_divergence": kl_mean,
+            "ratio": summaries["ratio"].detach(),
+            "actual_lr": update.learning_rate,
+        }
         self._trace(update, "primary", statistic)
         self._after_optimizer_step()
         if self.lr_scheduler.invoke_after_each_minibatch():
@@ -220,7 +229,7 @@ class FixPOLearner(ConstrainedLearner):
         return kl_mean
 
     def _get_minibatches(self, batch_size: int, experience_size: int) -> list:
-        """As sample-factory's, with the same random numbers, but made by one array operation (there: 13 % of an update of MuJoCo)."""
+        """As sample-factory's, with the same random numbers, but in one array operation (there: 13 % of an update of MuJoCo)."""
         if self.cfg.num_batches_per_epoch == 1 or not self.cfg.shuffle_minibatches:
             return super()._get_minibatches(batch_size, experience_size)
         recurrence = self.cfg.recurrence
@@ -276,10 +285,9 @@ class FixPOLearner(ConstrainedLearner):
             return
         numbers = torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in update.trace]).tolist()
         for (epoch, phase, _, _), (statistic, beta) in zip(update.trace, numbers, strict=True):
-            row = dict(
-                policy_id=self.policy_id, policy_version=started_from, epoch=epoch, phase=phase, kl_max=statistic, beta=beta
-            )
-            append_row(join(self._folder, TRACE_LOG), {**row, "eps_kl": self.fixpo.eps_kl, "c_beta": self.fixpo.c_beta})
+            row = {"policy_id": self.policy_id, "policy_version": started_from, "epoch": epoch, "phase": phase}
+            row |= {"kl_max": statistic, "beta": beta, "eps_kl": self.fixpo.eps_kl, "c_beta": self.fixpo.c_beta}
+            append_row(join(self._folder, TRACE_LOG), row)
 
     def _write_audit(self, update: Update) -> None:
         """What is needed to check the guarantee without this project's code (architecture.md, 'The update log')."""

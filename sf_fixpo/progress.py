@@ -11,7 +11,7 @@ from os.path import join
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.utils.utils import experiment_dir
@@ -25,7 +25,7 @@ _RECORD_FIELDS = {f.name for f in fields(UpdateRecord)}
 
 
 def _beta_text(beta: float | Sequence[float]) -> str:
-    return f"{beta:.3g}" if isinstance(beta, float) else f"{min(beta):.3g}..{max(beta):.3g}"
+    return f"{min(beta):.3g}..{max(beta):.3g}" if isinstance(beta, Sequence) else f"{beta:.3g}"
 
 
 def _number(value: float, form: str) -> str:
@@ -39,7 +39,7 @@ class TrainingDisplay(AlgoObserver):
         """Shows nothing yet."""
         self._console = console
         self._progress: Progress | None = None
-        self._task = None
+        self._task = TaskID(0)
         self._last_plain = 0.0
         self._last_scalars: dict[int, float] = {}
         self._records: dict[int, dict] = {}
@@ -76,7 +76,9 @@ class TrainingDisplay(AlgoObserver):
             self._progress.update(self._task, completed=steps, text=self._text(runner, steps))
         elif time.monotonic() - self._last_plain > _PLAIN_LINE_SECONDS:
             self._last_plain = time.monotonic()
-            self._console.print(f"{self._text(runner, steps)} | {self._time_left(runner, steps)}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._text(runner, steps)} | {self._time_left(runner, steps)}", highlight=False, soft_wrap=True
+            )
 
     def on_stop(self, runner: Runner) -> None:
         """Closes the live line."""
@@ -149,7 +151,9 @@ def print_summary(runner: Runner, console: Console) -> None:
     returns = runner.policy_avg_stats.get("reward", [])
     for policy_id, episodes in enumerate(returns):
         if len(episodes) > 0:
-            table.add_row(_label("return", policy_id, runner), f"{np.mean(episodes):.2f} (mean of the last {len(episodes)} episodes)")
+            table.add_row(
+                _label("return", policy_id, runner), f"{np.mean(episodes):.2f} (mean of the last {len(episodes)} episodes)"
+            )
     seconds = runner.timing.get("main_loop", math.nan)
     steps = runner.total_env_steps_since_resume or 0
     table.add_row("steps", f"{sum(runner.env_steps.values()):,}")
@@ -163,7 +167,9 @@ def print_summary(runner: Runner, console: Console) -> None:
             continue
         primary, fixup = (sum(row[key] for row in rows) for key in ("primary_steps", "fixup_steps"))
         table.add_row(_label("worst KL max / eps_kl", policy_id, runner), f"{max(r['kl_max'] / r['eps_kl'] for r in rows):.4f}")
-        table.add_row(_label("fixup steps", policy_id, runner), f"{fixup:,} ({fixup / max(primary, 1):.2%} of {primary:,} primary steps)")
+        table.add_row(
+            _label("fixup steps", policy_id, runner), f"{fixup:,} ({fixup / max(primary, 1):.2%} of {primary:,} primary steps)"
+        )
         table.add_row(_label("backtracks", policy_id, runner), str(sum(row["backtracks"] for row in rows)))
         table.add_row(_label("undone updates", policy_id, runner), str(sum(row["rolled_back"] for row in rows)))
         table.add_row(_label("beta", policy_id, runner), _beta_text(rows[-1]["beta"]))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from sample_factory.algo.runners import runner as sf_runner
@@ -20,16 +23,19 @@ from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import experiment_dir, log
-from signal_slot.signal_slot import EventLoopProcess, signal
+from signal_slot.signal_slot import EventLoopProcess, Timer
 
+from envs.seeding import env_seeds
 from sf_fixpo import checkpoints
 from sf_fixpo.checkpointing import CheckpointingLearner
 from sf_fixpo.model import action_spec, make_actor_critic
 from sf_fixpo.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
-from sf_fixpo.supervision import ProcessWatch, RunContext, kill_tree, probe_environment
+from sf_fixpo.supervision import ProcessWatch, RunContext, first_interrupt, kill_tree, probe_environment
 from sf_fixpo.worker import FixPOLearnerWorker
 
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
+_INTERRUPT_POLL_SECONDS = 0.2
+_ACTION_SALT = 1 << 20  # apart from the salts of the environments' own seeds
 
 
 class InvalidRunError(ValueError):
@@ -57,11 +63,13 @@ class _FixPORunner(Runner):
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
-        self.child_died.connect(self._on_child_died)
-
-    @signal
-    def child_died(self):
-        """Emitted by the watch's thread, received by this runner's loop."""
+        self._interrupted = False
+        self._everything_stopped = False
+        self.connect("child_died", self._on_child_died)
+        self.connect("overdue", self._on_overdue)
+        interrupt_timer = Timer(self.event_loop, _INTERRUPT_POLL_SECONDS)
+        interrupt_timer.timeout.connect(self._stop_if_interrupted)
+        self.timers.append(interrupt_timer)
 
     def init(self) -> int:
         """As sample-factory's, but the environment is not probed a second time."""
@@ -88,6 +96,29 @@ class _FixPORunner(Runner):
         else:
             self._stop_training(failed=True)
 
+    def _on_overdue(self) -> None:
+        """A process ended without saying so, and nobody will: the run must not wait for it."""
+        if not self._everything_stopped:
+            self.event_loop.stop()
+
+    def _on_everything_stopped(self) -> None:
+        self._everything_stopped = True
+        super()._on_everything_stopped()
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+
+    def _stop_if_interrupted(self) -> None:
+        """After Ctrl-C, between two updates: what is learned is saved and everything ends in its usual order."""
+        if self._interrupted and not self.stopped:
+            self._stop_training()
+            self.status = ExperimentStatus.INTERRUPTED
+
+    def _should_end_training(self) -> bool:
+        """As sample-factory's, whose `--train_for_seconds` has no effect: nothing moves its clock."""
+        self.total_train_seconds = time.time() - self.start_time
+        return super()._should_end_training()
+
     def _stop_training(self, failed: bool = False) -> None:
         if self._watch is not None:
             self._watch.expect_end()
@@ -95,22 +126,21 @@ class _FixPORunner(Runner):
 
     def run(self) -> int:
         """Trains; returns sample-factory's status. No process of the run is left when it returns."""
-        self._watch = ProcessWatch(self.child_processes, lambda name, code: self.child_died.emit(name, code))
+        self._watch = ProcessWatch(
+            self.child_processes,
+            lambda name, code: self.emit("child_died", name, code),
+            lambda: self.emit("overdue"),
+        )
         try:
-            status = super().run()
-            if status == ExperimentStatus.INTERRUPTED:
-                self._let_children_end()
+            with first_interrupt(self._interrupt):
+                status = super().run()
         finally:
             self._watch.close()
-        return ExperimentStatus.FAILURE if self._watch.killed and status == ExperimentStatus.SUCCESS else status
-
-    def _let_children_end(self) -> None:
-        """After Ctrl-C the loop has ended: the learners save on the stop signal, which only a running loop would pass on."""
-        self._observers_call(sf_runner.AlgoObserver.on_stop, self)
-        self._watch.expect_end()
-        for process in self.child_processes():
-            if process.pid is not None:
-                process.join(timeout=20)
+        if not self.stopped:  # a second Ctrl-C, or an error of the runner itself: nobody has closed the display
+            self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+        if status == ExperimentStatus.SUCCESS and (self._watch.killed or not self._everything_stopped):
+            return ExperimentStatus.FAILURE
+        return status
 
 
 class FixPOSerialRunner(_FixPORunner, SerialRunner):
@@ -121,11 +151,28 @@ class FixPOParallelRunner(_FixPORunner, ParallelRunner):
     """A process for each learner, policy worker and rollout worker."""
 
 
+@dataclass(frozen=True)
+class SeededFactory:
+    """An environment factory whose environments also draw the same random actions in every run of a seed.
+
+    Before the first rollout sample-factory takes random steps, so that a worker's environments are not in step with each other;
+    it draws them from the action space, whose generator nobody else seeds.
+    """
+
+    make_env: Callable
+
+    def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
+        """As the factory itself."""
+        env = self.make_env(full_env_name, cfg, env_config, render_mode)
+        env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
+        return env
+
+
 def registered_context(cfg: Config, make_env: Callable) -> RunContext:
     """The registry with this run's environment and our actor-critic; it becomes the global one."""
     context = RunContext()
     set_global_context(context)
-    register_env(cfg.env, make_env)
+    register_env(cfg.env, SeededFactory(make_env))
     context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
 
@@ -166,7 +213,7 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     found = []
     expected = None
     for policy_id in range(cfg.num_policies):
-        prefix = dict(latest="checkpoint", best="best")[cfg.load_checkpoint_kind]
+        prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
         folder = f"{experiment_dir(cfg, mkdir=False)}/checkpoint_p{policy_id}"
         state = checkpoints.load_newest(CheckpointingLearner.get_checkpoints(folder, f"{prefix}_*"))
         if state is None:
@@ -176,8 +223,8 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
         differences = checkpoints.architecture_faults(expected, state["model"])
         if differences:
             found.append(
-                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use the "
-                "network flags it was made with, another --experiment, or --restart_behavior=restart"
+                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
+                "the network flags it was made with, another --experiment, or --restart_behavior=restart"
             )
     return found
 
@@ -224,6 +271,8 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
         CheckpointError: there are checkpoints and none can be read.
     """
     console = console or Console()
+    if cfg.seed is not None:
+        random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
     with _global_context(cfg, make_env) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)

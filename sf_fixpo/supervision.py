@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 import gymnasium
@@ -21,6 +23,7 @@ from signal_slot.signal_slot import EventLoopProcess
 _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 40.0
+_LAST_SIGNALS_SECONDS = 5.0  # for what the processes sent before they ended to be received
 
 
 class EnvironmentStartError(RuntimeError):
@@ -64,13 +67,35 @@ class RunContext(SampleFactoryContext):
         end_with_parent()
 
 
+@contextmanager
+def first_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `ask_to_stop` instead of breaking into whatever runs; the second one breaks in, as usual.
+
+    An update that is cut in the middle leaves weights that nobody has checked, and that must not be saved.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield  # only a program's main thread may say what Ctrl-C does; where it is ignored, that stays so
+        return
+
+    def on_interrupt(signum, frame) -> None:
+        signal.signal(signal.SIGINT, usual)
+        ask_to_stop()
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _probe(context: SampleFactoryContext, connection, cfg) -> None:
     set_global_context(context)
     try:
         env = make_env_func_batched(cfg, env_config=None)
         info = extract_env_info(env, cfg)
         env.close()
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: BLE001 - an engine may raise anything, SystemExit too; all of it is the answer
         connection.send((None, f"{type(exc).__name__}: {exc}\n{traceback.format_exc()}"))
         raise SystemExit(1) from None
     connection.send((info, None))
@@ -144,15 +169,23 @@ class ProcessWatch:
     process to die unasked is reported at once, and a stop that takes too long ends in `kill`.
     """
 
-    def __init__(self, processes: Callable[[], Sequence[EventLoopProcess]], on_death: Callable[[str, int | None], None]):
+    def __init__(
+        self,
+        processes: Callable[[], Sequence[EventLoopProcess]],
+        on_death: Callable[[str, int | None], None],
+        on_overdue: Callable[[], None],
+    ):
         """Starts watching.
 
         Args:
             processes: the run's processes, started or not.
             on_death: called once, on this thread, with name and exit code of the first process that died unasked.
+            on_overdue: called once, on this thread, when nothing more can be expected: all processes have ended and the run is
+                still waiting, or the time for stopping is over and the rest has been killed.
         """
         self._processes = processes
         self._on_death = on_death
+        self._on_overdue = on_overdue
         self._stopping_since: float | None = None
         self._done = threading.Event()
         self.killed = False
@@ -171,14 +204,25 @@ class ProcessWatch:
         kill_tree([p.pid for p in self._processes() if p.pid is not None and p.is_alive()])
 
     def _watch(self) -> None:
+        all_dead_since: float | None = None
         while not self._done.wait(_POLL_SECONDS):
             started = [p for p in self._processes() if p.pid is not None]
             dead = [p for p in started if not p.is_alive()]
+            now = time.monotonic()
             if self._stopping_since is None:
                 if dead:
                     self.expect_end()
                     self._on_death(dead[0].name, dead[0].exitcode)
-            elif time.monotonic() - self._stopping_since > _STOP_SECONDS and len(dead) < len(started):
+                continue
+            if len(dead) < len(started):
+                all_dead_since = None
+            elif started and all_dead_since is None:
+                all_dead_since = now
+            if now - self._stopping_since > _STOP_SECONDS and len(dead) < len(started):
                 log.error("Some processes did not stop within %.0f s: killed", _STOP_SECONDS)
                 self.killed = True
                 kill_tree([p.pid for p in started if p.is_alive()])
+            elif all_dead_since is None or now - all_dead_since < _LAST_SIGNALS_SECONDS:
+                continue
+            self._on_overdue()
+            return

@@ -48,7 +48,7 @@ def _extend_sample_factory_args(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         if action.dest == "lr_schedule":
             # it has a linear decay, and leaves it out of the choices
-            action.choices = [*action.choices, "linear_decay"] if "linear_decay" not in action.choices else action.choices
+            action.choices = [*(action.choices or ()), "linear_decay"]
 
 
 def parse_cfg(argv: list[str]) -> AttrDict:

@@ -24,7 +24,14 @@ SPACES = {
 MLP = {"use_rnn": False}
 LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
 # more than one epoch of more than one minibatch, at a learning rate that needs the fixup phase
-BUSY = {"num_epochs": 2, "num_batches_per_epoch": 2, "batch_size": 32, "learning_rate": 3e-2, "normalize_input": True, "eps_kl": 0.1}
+BUSY = {
+    "num_epochs": 2,
+    "num_batches_per_epoch": 2,
+    "batch_size": 32,
+    "learning_rate": 3e-2,
+    "normalize_input": True,
+    "eps_kl": 0.1,
+}
 
 
 def write_config(learner):
@@ -221,7 +228,7 @@ def test_too_many_undone_updates_stop_the_run(tmp_path):
         learner.train(batch)
     batch = make_batch(learner, seed=3)
     batch["rewards"][:] = float("nan")
-    with pytest.raises(RuntimeError, match="--learning_rate.*--reward_scale"):
+    with pytest.raises(RuntimeError, match=r"--learning_rate.*--reward_scale"):
         learner.train(batch)
 
 
@@ -232,7 +239,8 @@ def test_statistics_of_the_normaliser_are_let_in_slowly(tmp_path):
     batch = make_batch(learner, seed=0)
     scales = []
     for _ in range(40):
-        batch["obs"]["obs"].mul_(0).add_(torch.randn(batch["obs"]["obs"].shape, generator=torch.Generator().manual_seed(1)) * 30 + 50)
+        noise = torch.randn(batch["obs"]["obs"].shape, generator=torch.Generator().manual_seed(1))
+        batch["obs"]["obs"].copy_(noise * 30 + 50)
         fill_policy_outputs(learner, batch)
         learner.train(batch)
         scales.append(learner.last_record.statistics_scale)

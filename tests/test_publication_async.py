@@ -38,7 +38,9 @@ def record(tmp_path, mode: str, updates: int):
         assert run.wait(150) == 0, run.report()
         run.assert_nothing_left()
     events = json_lines(log)
-    return *([e for e in events if e["what"] == what] for what in ("published", "loaded")), json_lines(tmp_path / "run/updates.jsonl")
+    return *([e for e in events if e["what"] == what] for what in ("published", "loaded")), json_lines(
+        tmp_path / "run/updates.jsonl"
+    )
 
 
 def test_every_weight_that_a_worker_loads_was_published(tmp_path):

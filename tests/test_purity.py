@@ -40,7 +40,10 @@ def imports_of(path):
 
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
-    [("envs", ("sf_fixpo", "launcher", "benchmarks")), ("launcher", ("sf_fixpo.learner", "sf_fixpo.trust_region", "envs", "torch"))],
+    [
+        ("envs", ("sf_fixpo", "launcher", "benchmarks")),
+        ("launcher", ("sf_fixpo.learner", "sf_fixpo.trust_region", "envs", "torch")),
+    ],
 )
 def test_folders_do_not_import_upwards(folder, forbidden):
     for path in (ROOT / folder).rglob("*.py"):

@@ -82,7 +82,7 @@ def test_gradient_of_categorical_divergence():
     kl = tr.action_kl(p, q, [("categorical", 4)])
     kl.sum().backward()
     probabilities = p.detach().softmax(-1)
-    log_ratio = (p.detach().log_softmax(-1) - q.log_softmax(-1))
+    log_ratio = p.detach().log_softmax(-1) - q.log_softmax(-1)
     torch.testing.assert_close(p.grad, probabilities * (log_ratio - kl.detach()))
 
 
