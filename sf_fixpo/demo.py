@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     agent = evaluate(cfg, find_checkpoint(folder, "latest"), args.episodes, seed=args.seed + 1)
     other = evaluate(cfg, None, args.episodes, seed=args.seed + 1)
     apart = standard_errors_apart(agent, other)
-    console.print(f"agent   {agent.mean:+.2f}  (standard error {agent.se:.2f}, {len(agent.returns)} episodes, engine {agent.engine})")
+    console.print(
+        f"agent   {agent.mean:+.2f}  (standard error {agent.se:.2f}, {len(agent.returns)} episodes, engine {agent.engine})"
+    )
     console.print(f"random  {other.mean:+.2f}  (standard error {other.se:.2f}, {len(other.returns)} episodes)")
     console.print(f"difference: {apart:.1f} standard errors")
 

@@ -84,6 +84,9 @@ class _FixPORunner(Runner):
         return [*getattr(self, "processes", ()), *getattr(self.sampler, "processes", ())]
 
     def _on_child_died(self, name: str, exit_code: int | None) -> None:
+        if self._interrupted:  # Ctrl-C reached it before it could say that it leaves that to this process
+            self._stop_if_interrupted()
+            return
         self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
         log.error("%s; stopping the run", self.failure)
         learners = {p.name for p in getattr(self, "processes", ())}

@@ -109,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     except EnvironmentStartError as exc:
         print(f"fixpo-train: {exc}", file=sys.stderr)
         return EXIT_STATUS[ExperimentStatus.FAILURE]
+    except KeyboardInterrupt:
+        return EXIT_STATUS[ExperimentStatus.INTERRUPTED]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import replace
 import gymnasium
 
 from envs.gym_envs import SUITE, make_env
-from sf_fixpo import train
+from sf_fixpo import supervision, train
 
 STEPS_BEFORE_FAULT = 150  # of one environment: by then some updates have been made
 _FAULTY_WORKER = 1  # the others are well, and must end all the same
@@ -39,6 +39,21 @@ class WillVanish(WillRaise):
 
     def fail(self):
         os._exit(3)
+
+
+class WillHang(WillRaise):
+    """Does not come back from a step, after some."""
+
+    def fail(self):
+        while True:
+            time.sleep(1)
+
+
+class WillRaiseAtTheEnd(gymnasium.Wrapper):
+    """Raises when it is closed."""
+
+    def close(self):
+        raise RuntimeError("the door is stuck")
 
 
 def raises_at_start(full_env_name, cfg, env_config=None, render_mode=None):
@@ -77,9 +92,18 @@ def vanishes_in_step(full_env_name, cfg, env_config=None, render_mode=None):
     return _in_one_worker(WillVanish)(full_env_name, cfg, env_config, render_mode)
 
 
+def hangs_in_step(full_env_name, cfg, env_config=None, render_mode=None):
+    return _in_one_worker(WillHang)(full_env_name, cfg, env_config, render_mode)
+
+
+def raises_at_the_end(full_env_name, cfg, env_config=None, render_mode=None):
+    return _in_one_worker(WillRaiseAtTheEnd)(full_env_name, cfg, env_config, render_mode)
+
+
 def main() -> int:
     import faulty_envs  # by this name children find the factory; here it would be __main__
 
+    supervision._STOP_SECONDS = 5.0  # of patience with a process that hangs: the real one is most of a minute
     fault, *argv = sys.argv[1:]
     suite = replace(SUITE, make_env=getattr(faulty_envs, fault))
     train.find_suite = lambda name: suite

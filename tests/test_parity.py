@@ -84,7 +84,11 @@ def make_case(path, **changes):
     def draw(*shape):
         return torch.randn(shape, generator=generator)
 
-    sizes = {"actor.preprocess.model.model.0": (16, OBS), "actor.preprocess.model.model.2": (16, 16), "actor.mu.model.0": (ACT, 16)}
+    sizes = {
+        "actor.preprocess.model.model.0": (16, OBS),
+        "actor.preprocess.model.model.2": (16, 16),
+        "actor.mu.model.0": (ACT, 16),
+    }
     sizes |= {"critic.preprocess.model.model.0": (16, OBS), "critic.preprocess.model.model.2": (16, 16)}
     sizes |= {"critic.last.model.0": (1, 16)}
     weights = {"actor.sigma_param": 0.2 * draw(ACT, 1)}

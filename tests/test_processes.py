@@ -76,6 +76,20 @@ def test_environment_that_ends_its_process_in_a_step_ends_the_run(tmp_path):
     assert len(checkpoints_of(tmp_path / "faulty")) == 1
 
 
+def test_environment_that_hangs_in_a_step_does_not_keep_the_run_from_ending(tmp_path):
+    # the other worker goes on to the goal
+    status, run = run_faulty(tmp_path, "hangs_in_step", *PARALLEL, "--train_for_env_steps=4000")
+    assert status == 1
+    assert "Some processes did not stop within 5 s: killed" in run.stderr
+    assert checkpoints_of(tmp_path / "faulty")
+
+
+def test_environment_that_raises_when_it_is_closed_does_not_keep_the_run_from_ending(tmp_path):
+    _, run = run_faulty(tmp_path, "raises_at_the_end", *PARALLEL, "--train_for_env_steps=640")
+    assert "RuntimeError: the door is stuck" in run.stderr
+    assert checkpoints_of(tmp_path / "faulty")
+
+
 @pytest.fixture
 def learning(tmp_path):
     """A parallel run that has made some updates."""
@@ -96,6 +110,16 @@ def test_killed_main_process_takes_all_others_with_it(learning):
     learning.popen.send_signal(signal.SIGKILL)
     assert learning.wait(5) == -signal.SIGKILL
     learning.assert_nothing_left()
+
+
+def test_ctrl_c_while_the_environment_starts(tmp_path):
+    argv = [FAULTY, "hangs_at_start", f"--train_dir={tmp_path}", "--experiment=faulty", *PARALLEL]
+    with started(tmp_path / "output", *argv) as run:
+        run.wait_until(lambda: len(run.processes()) > 1)
+        run.popen.send_signal(signal.SIGINT)
+        assert run.wait(20) == 130, run.report()
+        run.assert_nothing_left()
+    assert "Traceback" not in run.stderr
 
 
 def test_ctrl_c_saves_and_ends(learning, tmp_path):
