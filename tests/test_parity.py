@@ -18,7 +18,7 @@ SETTINGS = {
 N, OBS, ACT = 200, 5, 2
 
 
-def plain_replay(settings, data, weights):
+def plain_replay(settings, data, weights):  # noqa: C901 - one function, so that it reads like the authors' loop
     """The authors' step in plain torch and torch.distributions, one minibatch after the other; shares no code with sf_fixpo."""
     w = {k: torch.nn.Parameter(v.clone()) for k, v in weights.items()}
     adam, beta = torch.optim.Adam(list(w.values()), lr=settings["lr"]), torch.nn.Parameter(torch.tensor(settings["init_beta"]))

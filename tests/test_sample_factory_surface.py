@@ -52,6 +52,7 @@ EXPECTED = {
         "_make_learner": "self, event_loop, policy_id, batcher",
         "_stop_training": "self, failed",
         "_should_end_training": "self",
+        "_on_everything_stopped": "self",
     },
     ActorCriticSeparateWeights: {"_core_rnn": "self, head_output, rnn_states"},
 }
