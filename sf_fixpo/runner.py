@@ -30,7 +30,7 @@ from sf_fixpo import checkpoints
 from sf_fixpo.checkpointing import CheckpointingLearner
 from sf_fixpo.model import action_spec, make_actor_critic
 from sf_fixpo.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
-from sf_fixpo.supervision import ProcessWatch, RunContext, first_interrupt, kill_tree, probe_environment
+from sf_fixpo.supervision import ProcessWatch, RunContext, deaf_children, first_interrupt, kill_tree, probe_environment
 from sf_fixpo.worker import FixPOLearnerWorker
 
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
@@ -153,6 +153,10 @@ class FixPOSerialRunner(_FixPORunner, SerialRunner):
 class FixPOParallelRunner(_FixPORunner, ParallelRunner):
     """A process for each learner, policy worker and rollout worker."""
 
+    def _on_start(self) -> None:
+        with deaf_children():
+            super()._on_start()
+
 
 @dataclass(frozen=True)
 class SeededFactory:
@@ -192,8 +196,8 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     per_update = cfg.batch_size * cfg.num_batches_per_epoch
     if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
         found.append(
-            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must be "
-            f"a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
+            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must "
+            f"be a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
             f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
             "or use --async_rl=True"
         )

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 import gymnasium
@@ -89,6 +90,20 @@ def first_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started meanwhile never get a Ctrl-C, not even before they could ask to ignore it; they are told to stop.
+
+    This process gets its own when the block ends.
+    """
+    resource_tracker.ensure_running()  # which unblocks Ctrl-C when it is started itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _probe(context: SampleFactoryContext, connection, cfg) -> None:
     set_global_context(context)
     try:
@@ -128,7 +143,8 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_probe, args=(context, sender, cfg), name="env_probe")
-    process.start()
+    with deaf_children():
+        process.start()
     sender.close()
     try:
         if not wait([receiver, process.sentinel], timeout):

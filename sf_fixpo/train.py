@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from os.path import isdir
+from typing import NoReturn
 
 import torch
 from rich.console import Console
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.utils import experiment_dir
 
-from envs import UnknownEnvError, find_suite, list_envs
+from envs import Suite, UnknownEnvError, find_suite, list_envs
+from envs.names import did_you_mean
 from sf_fixpo.checkpoints import CheckpointError
 from sf_fixpo.config import add_fixpo_args, faults
 from sf_fixpo.runner import InvalidRunError, run_fixpo
@@ -51,29 +55,56 @@ def _extend_sample_factory_args(parser: argparse.ArgumentParser) -> None:
             action.choices = [*(action.choices or ()), "linear_decay"]
 
 
-def parse_cfg(argv: list[str]) -> AttrDict:
-    """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
+def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
+    """The parser of all flags, and the suite of `--env`.
 
     Raises:
-        BadInputError: unknown environment, missing extra, values out of range: all faults in one message.
-        SystemExit: argparse's own faults (status 2) and `--help` (0).
+        BadInputError: `--env` is missing, or no suite knows it.
     """
-    parser, known = parse_sf_args(argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default="", nargs="?", const="")
+    env = first.parse_known_args(argv)[0].env
+    if not env:
+        raise BadInputError("--env: say which environment to train on; --list_envs shows all")
     try:
-        suite = find_suite(known.env)
+        suite = find_suite(env)
     except UnknownEnvError as exc:
         raise BadInputError(str(exc)) from None
+    # sample-factory parses while it makes the parser: of the command line it gets what it cannot do without
+    parser, _ = parse_sf_args([f"--env={env}"])
     _add_program_args(parser)
     _extend_sample_factory_args(parser)
     add_fixpo_args(parser)
     suite.add_args(parser)
+
+    def refuse(message: str) -> NoReturn:
+        """In place of argparse's own, which prints a hundred lines of usage above what is wrong."""
+        message = message.removeprefix("argument ")
+        if "unrecognized" in message:
+            flag = message.rpartition(": ")[2].split()[0].partition("=")[0]
+            message = "; ".join(filter(None, [message, did_you_mean(flag, parser._option_string_actions)]))
+        raise BadInputError(message)
+
+    parser.error = refuse
+    return parser, suite
+
+
+def parse_cfg(argv: list[str]) -> AttrDict:
+    """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
+
+    Raises:
+        BadInputError: unknown environment or flag, missing extra, values out of range: all faults in one message.
+        SystemExit: `--help` (status 0).
+    """
+    parser, suite = _make_parser(argv)
     parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
     preset = parser.parse_known_args(argv)[0].preset
     parser.set_defaults(**suite.presets.get(preset, {}))
-    algo = parser.parse_known_args(argv)[0].algo
-    parser.set_defaults(experiment=f"{known.env}_{algo}".lower())
+    known = parser.parse_known_args(argv)[0]
+    parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = parse_full_cfg(parser, argv)
-    if cfg.restart_behavior == "resume":
+    # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
+    if cfg.restart_behavior == "resume" and isdir(experiment_dir(cfg, mkdir=False)):
         cfg = maybe_load_from_checkpoint(cfg)
     cfg = AttrDict(cfg if isinstance(cfg, dict) else vars(cfg))
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
@@ -81,6 +112,8 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
     if cfg.beta_scope == "per_task":
         found.append(f"--beta_scope=per_task: --env={cfg.env} is one task; use shared")
+    if not cfg.env_start_timeout > 0:
+        found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     found += faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been: killed processes, learners rebuilt in mid-training, the same seed twice."""
+"""A run that was stopped goes on as if it had not been: killed processes, learners rebuilt in mid-training, a seed twice."""
 
 from __future__ import annotations
 
@@ -98,6 +98,10 @@ def test_a_learner_rebuilt_from_its_checkpoint_ends_bit_for_bit_where_the_other_
     random.seed(99)
     other = make_learner("FIXPO", CASES[case], train_dir=tmp_path, **FIXPO)
     assert other.updates == 3
+    assert all(group["fused"] for group in other.optimizer.param_groups)
+    images = [p for p in other.actor_critic.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+    assert bool(images) == (case == "images")
     for batch in recorded:
         other.train(batch)
     assert_same(expected, full_state(other))
@@ -108,13 +112,13 @@ def clone(batch):
     return type(batch)({key: clone(value) if isinstance(value, dict) else value.clone() for key, value in batch.items()})
 
 
-def learner_of(experiment, **flags):
+def learner_of(experiment):
     """A learner made from an experiment's folder, as the run itself makes it."""
     saved = json.loads((experiment / "config.json").read_text())
     shape = small_shape(vector_space(4), gym.spaces.Discrete(2))
     known = make_cfg("FIXPO", shape, train_dir=experiment.parent)
-    saved = {key: value for key, value in saved.items() if key in known and key not in ("algo", "device", "train_dir", "cli_args")}
-    return make_learner("FIXPO", shape, train_dir=experiment.parent, **{**saved, **flags})
+    kept = (known.keys() & saved.keys()) - {"algo", "device", "train_dir", "cli_args"}
+    return make_learner("FIXPO", shape, train_dir=experiment.parent, **{key: saved[key] for key in kept})
 
 
 def kill_in_mid_run(folder, command):
@@ -183,11 +187,9 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 def test_appo_saves_and_resumes(tmp_path):
     flags = (*SERIAL, "--algo=APPO")
     steps = []
-    for limit in (256, 640):
+    for limit in (256, 64):  # the second limit has been passed already: one update, unless the run starts from scratch
         run = train(tmp_path, "run", *flags, f"--train_for_env_steps={limit}")
         assert run.popen.returncode == 0, run.report()
         steps.append(torch.load(checkpoints_of(tmp_path / "run")[-1], weights_only=True)["env_steps"])
         assert f"{steps[-1]} " in run.stdout, "the closing table counts the whole experiment"
-    assert 256 < steps[0] < 640 < steps[1]
-    names = [path.name for path in checkpoints_of(tmp_path / "run")]
-    assert any(name.endswith(f"_{steps[0]}.pth") for name in names)
+    assert 256 < steps[0] < steps[1] <= steps[0] + 128

@@ -14,8 +14,9 @@ import os
 import sys
 import time
 
-import sf_fixpo.runner
 from sample_factory.algo.utils.model_sharing import ParameterClientAsync
+
+import sf_fixpo.runner
 from sf_fixpo import train
 from sf_fixpo.learner import FixPOLearner
 from sf_fixpo.publication import PublicationGate, copy_state
