@@ -29,7 +29,7 @@ def standard_errors_apart(agent: EvalResult, other: EvalResult) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the demonstration; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sf_fixpo.demo", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="python -m sf_fixpo.demo", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of training")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="to play afterwards, for each agent")
     parser.add_argument("--seed", type=int, default=0)

@@ -23,7 +23,7 @@ def shared_copy(make_model: Callable[[], nn.Module], model: nn.Module) -> nn.Mod
             its initialisation draws are given back.
         model: whose state and device the copy takes.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         published = make_model()
     published = published.to(next(model.parameters()).device).requires_grad_(False).eval()
     copy_state(model, published)

@@ -6,7 +6,6 @@ Three of the eighteen run by default, the rest with `make test-slow`.
 from __future__ import annotations
 
 import pytest
-
 from programs import started
 
 from sf_fixpo.audit import audit
