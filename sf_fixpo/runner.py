@@ -84,7 +84,7 @@ class _FixPORunner(Runner):
         return [*getattr(self, "processes", ()), *getattr(self.sampler, "processes", ())]
 
     def _on_child_died(self, name: str, exit_code: int | None) -> None:
-        if self._interrupted:  # Ctrl-C reached it before it could say that it leaves that to this process
+        if self._interrupted:  # the user has ended the run already: what dies on the way out is not why
             self._stop_if_interrupted()
             return
         self.failure = f"process {name} died (exit code {exit_code}); its own error is above"

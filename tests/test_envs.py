@@ -155,7 +155,14 @@ def test_the_list_says_what_a_missing_engine_needs(monkeypatch):
 def test_a_preset_holds_known_flags_and_whole_updates(suite, preset):
     argv = [f"--env={suite.env_names()[0]}"]
     known = {action.dest for action in full_parser(suite, argv)._actions}
-    assert set(suite.presets[preset]) <= known | {"eps_kl", "c_beta", "beta_lr", "beta_init", "fixup_batch_size"}
+    assert set(suite.presets[preset]) <= known | {
+        "eps_kl",
+        "c_beta",
+        "beta_lr",
+        "beta_init",
+        "fixup_batch_size",
+        "policy_head_init_scale",
+    }
     cfg = preset_config(suite, preset, suite.env_names()[0])
     assert suite.faults(cfg) == []
     agents = getattr(cfg, "env_agents", 1) * cfg.num_workers * cfg.num_envs_per_worker

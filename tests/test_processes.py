@@ -122,6 +122,15 @@ def test_ctrl_c_while_the_environment_starts(tmp_path):
     assert "Traceback" not in run.stderr
 
 
+def test_ctrl_c_while_the_processes_start(tmp_path):
+    with started(tmp_path / "output", *train_command(tmp_path, "run", *PARALLEL, LONG)) as run:
+        run.wait_until(lambda: len(run.processes()) >= 5)  # they import for seconds before they can ask for anything
+        os.killpg(run.popen.pid, signal.SIGINT)
+        assert run.wait(60) == 130, run.report()
+        run.assert_nothing_left()
+    assert run.stderr == ""
+
+
 def test_ctrl_c_saves_and_ends(learning, tmp_path):
     pressed = time.monotonic()
     os.killpg(learning.popen.pid, signal.SIGINT)  # a terminal sends it to every process of the group

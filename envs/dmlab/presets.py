@@ -88,6 +88,8 @@ LAPTOP = MappingProxyType(
         "exploration_loss_coeff": 0.003,
         # An object is seen and reached within a few seconds: a short horizon learns it sooner.
         "gamma": 0.97,
+        # Pixels need no more than their scale, and statistics of each would cost as much as the first layer.
+        "normalize_input": False,
         "encoder_conv_architecture": "convnet_simple",
         "encoder_conv_mlp_layers": [128],
         "use_rnn": False,
