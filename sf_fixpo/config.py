@@ -14,6 +14,23 @@ from typing import Any
 from sf_fixpo.trust_region import CHECK_MARGIN
 
 
+# sample-factory's flags that count something; it would fail on these in the middle of a run, or never end
+_COUNTS = (
+    "batch_size",
+    "num_batches_per_epoch",
+    "num_epochs",
+    "rollout",
+    "num_workers",
+    "num_envs_per_worker",
+    "num_policies",
+    "policy_workers_per_policy",
+    "train_for_env_steps",
+    "train_for_seconds",
+    "save_every_sec",
+    "keep_checkpoints",
+)
+
+
 def _flag(
     default: Any, help_text: str, *, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None
 ) -> Any:
@@ -168,13 +185,16 @@ def faults(cfg: Any) -> list[str]:
     with an assertion.
     """
     found = [fault for f in fields(FixPOConfig) if (fault := _field_fault(f, _get(cfg, f.name, f.default)))]
-    for name in ("batch_size", "num_batches_per_epoch", "num_epochs", "rollout", "num_workers", "num_envs_per_worker"):
-        value = _get(cfg, name, 1)
-        if value < 1:
-            found.append(f"--{name}={value}: must be an integer >= 1")
+    found += [f"--{name}={value}: must be an integer >= 1" for name in _COUNTS if (value := _get(cfg, name, 1)) < 1]
+    if (seed := _get(cfg, "seed", None)) is not None and seed < 0:
+        found.append(f"--seed={seed}: must be an integer >= 0")
+    if not 0 < (gamma := _get(cfg, "gamma", 0.99)) <= 1:
+        found.append(f"--gamma={gamma}: must be a number > 0 and <= 1")
     if found:
         return found
-    return _size_faults(cfg) + _mode_faults(cfg)
+    if (beta_init := _get(cfg, "beta_init", 1.0)) > (beta_max := _get(cfg, "beta_max", math.inf)):
+        found.append(f"--beta_init={beta_init}: must not be above --beta_max={beta_max}")
+    return found + _size_faults(cfg) + _mode_faults(cfg)
 
 
 def fixup_minibatch(cfg: Any) -> int:

@@ -59,6 +59,13 @@ BAD = [
     ("learning_rate", 0.0),
     ("max_policy_lag", 0),
     ("worker_num_splits", 3),
+    ("beta_init", 2000.0),
+    ("gamma", 1.5),
+    ("gamma", 0.0),
+    ("seed", -1),
+    ("num_policies", 0),
+    ("save_every_sec", 0),
+    ("train_for_env_steps", -1),
 ]
 
 
