@@ -307,7 +307,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     quiet()
     torch.set_num_threads(args.threads)
-    console = Console()
+    # a file or a pipe has no width of its own, and 80 columns cut the table's numbers off
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     rows: list[Row] = []
     for shape in args.shapes:
         console.print(f"{shape}: {args.warmup} + {args.updates} updates each of {', '.join(args.algos)} on the {args.device}")

@@ -65,6 +65,7 @@ class DmLabEnv(gymnasium.Env):
         self._return = 0.0
         self._frames = 0
         self._cache: LevelCacheProxy | None = None
+        self.engine = engine  # results name it
         if engine == engines.DEEPMIND_LAB:
             self._cache = make_level_cache(cfg, level)
         self._lab = engines.engine_module(engine).Lab(
