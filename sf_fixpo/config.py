@@ -13,7 +13,6 @@ from typing import Any
 
 from sf_fixpo.trust_region import CHECK_MARGIN
 
-
 # sample-factory's flags that count something; it would fail on these in the middle of a run, or never end
 _COUNTS = (
     "batch_size",
