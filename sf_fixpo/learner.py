@@ -97,6 +97,8 @@ class FixPOLearner(ConstrainedLearner):
         # the fused kernel walks parameter and moments side by side in memory: a loaded moment must have its parameter's layout
         for parameter, state in self.optimizer.state.items():
             state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
+            if torch.is_tensor(state["step"]):  # which other kernels keep on the host
+                state["step"] = state["step"].to(parameter.device)
 
     # -- one update -----------------------------------------------------------------------------------------------------------
 
