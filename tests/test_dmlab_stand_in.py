@@ -14,10 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.dmlab import engines
 from envs.dmlab.workspace import FOLDER_PREFIX, sweep
-
-pytestmark = pytest.mark.skipif(not engines.installed(engines.VIZDOOM), reason="the stand-in is not installed")
 
 TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
 TEST = "contributed/dmlab30/rooms_collect_good_objects_test"

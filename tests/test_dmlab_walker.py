@@ -8,10 +8,6 @@ from collections import deque
 import numpy as np
 import pytest
 
-from envs.dmlab import engines
-
-pytestmark = pytest.mark.skipif(not engines.installed(engines.VIZDOOM), reason="the stand-in is not installed")
-
 TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
 TEST = "contributed/dmlab30/rooms_collect_good_objects_test"
 SIZE = {"width": "96", "height": "72"}
