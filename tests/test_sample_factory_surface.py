@@ -53,6 +53,7 @@ EXPECTED = {
         "_stop_training": "self, failed",
         "_should_end_training": "self",
         "_on_everything_stopped": "self",
+        "_on_start": "self",
     },
     ActorCriticSeparateWeights: {"_core_rnn": "self, head_output, rnn_states"},
 }
