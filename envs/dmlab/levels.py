@@ -7,6 +7,7 @@ a class here (and, where it needs a new object, one drawing in `sprites.py` and 
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Scene:
         return pack_wad(map_lumps("MAP01", text_map(self.rooms, things)))
 
 
-class Level:
+class Level(ABC):
     """One episode after another of one level.
 
     Attributes:
@@ -52,17 +53,17 @@ class Level:
     frames: int
     hold_out = False
 
+    @abstractmethod
     def start(self, rng: np.random.Generator) -> Scene:
         """Begins an episode; every choice comes from `rng`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picked_up(self, name: str, count: int, frame: int) -> float:
         """The reward for picking up `count` objects called `name` up to `frame`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last_frame(self) -> int:
         """The frame with which the episode ends, as far as is known by now."""
-        raise NotImplementedError
 
     def watchful(self) -> bool:
         """Whether the next pickup may end the episode, so that its exact frame counts."""
