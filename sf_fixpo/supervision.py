@@ -43,6 +43,17 @@ def _quiet(level: str) -> None:
     gymnasium.logger.set_level(gymnasium.logger.ERROR)
 
 
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Prints nothing below an error meanwhile: for calls into sample-factory that warn of what is in order."""
+    level = stream_handler.level
+    stream_handler.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        stream_handler.setLevel(level)
+
+
 def end_with_parent() -> None:
     """Ends this process soon after its parent has died, however that died."""
     parent = os.getppid()

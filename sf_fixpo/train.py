@@ -22,7 +22,7 @@ from envs.names import did_you_mean
 from sf_fixpo.checkpoints import CheckpointError
 from sf_fixpo.config import add_fixpo_args, faults
 from sf_fixpo.runner import InvalidRunError, run_fixpo
-from sf_fixpo.supervision import EnvironmentStartError, set_console_log_level
+from sf_fixpo.supervision import EnvironmentStartError, errors_only, set_console_log_level
 from sf_fixpo.worker import LEARNERS
 
 EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130}
@@ -105,7 +105,8 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     cfg = parse_full_cfg(parser, argv)
     # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
     if cfg.restart_behavior == "resume" and isdir(experiment_dir(cfg, mkdir=False)):
-        cfg = maybe_load_from_checkpoint(cfg)
+        with errors_only():
+            cfg = maybe_load_from_checkpoint(cfg)
     cfg = AttrDict(cfg if isinstance(cfg, dict) else vars(cfg))
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
     if cfg.device == "gpu" and not torch.cuda.is_available():
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
         argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
-    set_console_log_level("error")
+    set_console_log_level("warning")
     try:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)

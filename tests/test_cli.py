@@ -161,6 +161,18 @@ def test_missing_extra_says_what_to_install(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_stand_in_is_announced_once_and_recorded(tmp_path):
+    """In a process of its own: sample-factory's log writes to the stderr that it has found at import."""
+    code = "import sys; from sf_fixpo import train; train.set_console_log_level('warning'); print(train.parse_cfg(sys.argv[1:]))"
+    env = "--env=dmlab_30_rooms_collect_good_objects"
+    argv = [sys.executable, "-c", code, env, f"--train_dir={tmp_path}"]
+    run = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    stand_in = "'dmlab_engine': 'vizdoom'" in run.stdout
+    assert run.stderr.count("takes the ViZDoom stand-in") == stand_in  # not a word where DeepMind Lab is installed
+    assert stand_in or "'dmlab_engine': 'deepmind_lab'" in run.stdout
+
+
 @pytest.mark.xdist_group("processes")
 def test_bad_input_that_needs_the_environment_to_be_seen(tmp_path):
     run = train(tmp_path, "run", *SERIAL, "--num_workers=3")
