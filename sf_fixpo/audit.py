@@ -225,12 +225,13 @@ def audit_record(record: dict[str, Any], cfg: Any, name: str, policy_id: int) ->
     """
     checked = record["valids"] & ~record["stale"]
     stale = int((record["valids"] & record["stale"]).sum())
-    if stale and _reference(cfg) == "previous":
-        raise ViolationError(f"{name}: {stale} states are marked stale, which --reference=previous cannot have")
     pi = action_parameters(build_policy(cfg, record), cfg, record)
     ref = record["ref_logits"]
     p, q = (pi, ref) if record["kl_direction"] == "pi_ref" else (ref, pi)
     kl = policy_kl(p, q, record["action_spec"])
+    # the previous policy cannot break its own bound; only a state that is no number for it either can be left out
+    if _reference(cfg) == "previous" and (unexcused := int((record["valids"] & record["stale"] & kl.isfinite()).sum())):
+        raise ViolationError(f"{name}: {unexcused} states are marked stale, which --reference=previous cannot have")
     # NaN compares as nothing: it is made infinite so that it is found as the largest, and over every bound
     kl = torch.where(torch.isfinite(kl), kl, torch.inf)
     worst = int(kl.masked_fill(~checked, -torch.inf).argmax()) if checked.any() else -1

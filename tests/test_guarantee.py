@@ -225,6 +225,18 @@ def test_a_number_that_is_none_undoes_the_update(where, tmp_path, monkeypatch):
     assert all(p.isfinite().all() for p in learner.actor_critic.parameters())
 
 
+def test_an_undone_update_can_be_audited(tmp_path):
+    """The state that was no number is left out and counted; all others are checked."""
+    learner = make_learner("FIXPO", small_shape(**{**BUSY, "async_rl": False}), train_dir=tmp_path, audit_every=1)
+    run(learner, 2)
+    batch = make_batch(learner, seed=9)
+    batch["obs"]["obs"][0, 3] = float("nan")
+    learner.train(batch)
+    assert learner.last_record.rolled_back
+    findings = audit(Path(learner._folder), quiet=True)
+    assert [f.stale for f in findings] == [0, 0, 1]
+
+
 def test_too_many_undone_updates_stop_the_run(tmp_path):
     learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, max_rollbacks=3)
     for i in range(2):
