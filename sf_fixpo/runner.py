@@ -94,8 +94,11 @@ class _FixPORunner(Runner):
             # nobody is left to save anything, or nothing has been learned yet
             self.status = ExperimentStatus.FAILURE
             self.stopped = True
+            self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+            # what is killed may hold the lock of a queue, this process's own too: from here on nothing is sent
+            self.send_signals_to.clear()
+            self.event_loop._terminate()
             kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
-            self.event_loop.stop()
         else:
             self._stop_training(failed=True)
 

@@ -25,6 +25,7 @@ _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with s
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 40.0
 _LAST_SIGNALS_SECONDS = 5.0  # for what the processes sent before they ended to be received
+_LAST_RESORT_SECONDS = 8.0  # for the run to end once it has been told that nobody is left
 
 
 class EnvironmentStartError(RuntimeError):
@@ -206,9 +207,9 @@ class ProcessWatch:
 
         Args:
             processes: the run's processes, started or not.
-            on_death: called once, on this thread, with name and exit code of the first process that died unasked.
-            on_overdue: called once, on this thread, when nothing more can be expected: all processes have ended and the run is
-                still waiting, or the time for stopping is over and the rest has been killed.
+            on_death: called once, on a thread of its own, with name and exit code of the first process that died unasked.
+            on_overdue: called once, on a thread of its own, when nothing more can be expected: all processes have ended and
+                the run is still waiting, or the time for stopping is over and the rest has been killed.
         """
         self._processes = processes
         self._on_death = on_death
@@ -239,7 +240,7 @@ class ProcessWatch:
             if self._stopping_since is None:
                 if dead:
                     self.expect_end()
-                    self._on_death(dead[0].name, dead[0].exitcode)
+                    _in_background(self._on_death, dead[0].name, dead[0].exitcode)
                 continue
             if len(dead) < len(started):
                 all_dead_since = None
@@ -251,5 +252,15 @@ class ProcessWatch:
                 kill_tree([p.pid for p in started if p.is_alive()])
             elif all_dead_since is None or now - all_dead_since < _LAST_SIGNALS_SECONDS:
                 continue
-            self._on_overdue()
-            return
+            _in_background(self._on_overdue)
+            break
+        if not self._done.wait(_LAST_RESORT_SECONDS):
+            # a process that was killed while it held the lock of a queue leaves it locked, and whoever uses that queue waits
+            log.error("The run does not end although its processes have: ended by force")
+            kill_tree([p.pid for p in self._processes() if p.pid is not None and p.is_alive()])
+            os._exit(1)
+
+
+def _in_background(function: Callable[..., None], *args) -> None:
+    """Calls a function that sends a signal, and so may wait for ever for the lock of a queue."""
+    threading.Thread(target=function, args=args, daemon=True).start()
