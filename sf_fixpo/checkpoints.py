@@ -77,8 +77,7 @@ def load_newest(paths: Sequence[str], device: torch.device | str = "cpu") -> dic
     if paths:
         raise CheckpointError(
             f"none of the {len(paths)} checkpoint(s) in {Path(paths[-1]).parent} can be read; not starting from scratch over "
-            "them. "
-            "Move them away, or use --restart_behavior=restart (keeps them under another name) or overwrite."
+            "them. Move them away, or use --restart_behavior=restart (keeps them under another name) or overwrite."
         )
     return None
 

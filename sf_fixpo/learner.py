@@ -112,7 +112,7 @@ class FixPOLearner(ConstrainedLearner):
             return stats
         self.last_record = record = self._record(self._update)
         append_row(join(self._folder, UPDATE_LOG), record.to_row())
-        stats[FIXPO_STATS] = record.to_row()
+        stats[FIXPO_STATS] = record
         return stats
 
     def _prepare_batch(self, batch: TensorDict):
@@ -191,8 +191,7 @@ class FixPOLearner(ConstrainedLearner):
             minibatches = [indices for indices, use in zip(minibatches, enough, strict=True) if use]
         kls = [self._primary_step(update, indices, num_invalids) for indices in minibatches]
         if self.lr_scheduler.invoke_after_each_epoch() and kls:
-            update.host_reads += 1
-            self.curr_lr = self.lr_scheduler.update(self.curr_lr, torch.stack(kls).tolist())
+            self._schedule_lr(update, kls)
 
     def _primary_step(self, update: Update, indices, num_invalids: int) -> Tensor:
         """One step on L_theta, then one on L_beta with the divergence of before; returns the mean divergence."""
@@ -224,11 +223,17 @@ class FixPOLearner(ConstrainedLearner):
         self._trace(update, "primary", statistic)
         self._after_optimizer_step()
         if self.lr_scheduler.invoke_after_each_minibatch():
-            recent = [kl_mean.item()] if isinstance(self.lr_scheduler, KlAdaptiveScheduler) else []
-            update.host_reads += len(recent)
-            self.curr_lr = self.lr_scheduler.update(self.curr_lr, recent)
-            update.learning_rate = self.curr_lr * update.valid_fraction
+            self._schedule_lr(update, [kl_mean])
         return kl_mean
+
+    def _schedule_lr(self, update: Update, kls: list[Tensor]) -> None:
+        """The learning rate of the next step; only a scheduler that looks at the divergences makes the host read them."""
+        recent = []
+        if isinstance(self.lr_scheduler, KlAdaptiveScheduler):
+            update.host_reads += 1
+            recent = torch.stack(kls).tolist()
+        self.curr_lr = self.lr_scheduler.update(self.curr_lr, recent)
+        update.learning_rate = self.curr_lr * update.valid_fraction
 
     def _get_minibatches(self, batch_size: int, experience_size: int) -> list:
         """As sample-factory's, with the same random numbers, but in one array operation (there: 13 % of an update of MuJoCo)."""

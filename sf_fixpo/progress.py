@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from os.path import join
 
 import numpy as np
@@ -21,7 +20,6 @@ from sf_fixpo.summaries import UPDATE_LOG, UpdateRecord, latest_rows
 
 _PLAIN_LINE_SECONDS = 10.0
 _SCALAR_SECONDS = 2.0
-_RECORD_FIELDS = {f.name for f in fields(UpdateRecord)}
 
 
 def _beta_text(beta: float | Sequence[float]) -> str:
@@ -42,7 +40,7 @@ class TrainingDisplay(AlgoObserver):
         self._task = TaskID(0)
         self._last_plain = 0.0
         self._last_scalars: dict[int, float] = {}
-        self._records: dict[int, dict] = {}
+        self._records: dict[int, UpdateRecord] = {}
         self._started = time.monotonic()
 
     def on_init(self, runner: Runner) -> None:
@@ -59,15 +57,14 @@ class TrainingDisplay(AlgoObserver):
             self._progress.start()
 
     def _on_record(self, runner: Runner, message: dict, policy_id: int) -> None:
-        row = message[FIXPO_STATS]
-        self._records[policy_id] = row
+        record = message[FIXPO_STATS]
+        self._records[policy_id] = record
         now = time.monotonic()
         # the update log has every update; scalars are for looking at
         if now - self._last_scalars.get(policy_id, -math.inf) >= _SCALAR_SECONDS:
             self._last_scalars[policy_id] = now
-            record = UpdateRecord(**{key: value for key, value in row.items() if key in _RECORD_FIELDS})
             for key, value in record.to_scalars().items():
-                runner.writers[policy_id].add_scalar(f"fixpo/{key}", value, row["env_steps"])
+                runner.writers[policy_id].add_scalar(f"fixpo/{key}", value, record.env_steps)
 
     def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
         """Moves the live line on."""
@@ -105,9 +102,8 @@ class TrainingDisplay(AlgoObserver):
             f"return {_number(float(np.mean(returns)) if returns else math.nan, '.2f')}",
         ]
         if self._records:
-            worst = max(self._records.values(), key=lambda row: row["kl_max"] / row["eps_kl"])
-            parts.append(f"KL/eps {worst['kl_max'] / worst['eps_kl']:.2f}")
-            parts.append(f"beta {_beta_text(worst['beta'])}")
+            worst = max(self._records.values(), key=lambda record: record.kl_max_rel)
+            parts += [f"KL/eps {worst.kl_max_rel:.2f}", f"beta {_beta_text(worst.beta)}"]
         return " | ".join(parts)
 
 

@@ -117,6 +117,19 @@ def test_c_beta_1_aims_at_the_bound(tmp_path):
     assert betas[0] < betas[1]
 
 
+@pytest.mark.parametrize("schedule", ["kl_adaptive_minibatch", "kl_adaptive_epoch"])
+def test_an_adapted_learning_rate_is_that_of_the_next_step(schedule, tmp_path, monkeypatch):
+    """As in sample-factory's learner: within the update, not from the next one on."""
+    flags = {"lr_schedule": schedule, "lr_schedule_kl_threshold": 1e-12}  # every divergence is too large: always lower
+    learner = make_learner("FIXPO", small_shape(**BUSY, **flags), train_dir=tmp_path)
+    rates = []
+    step = learner._optimizer_step
+    monkeypatch.setattr(learner, "_optimizer_step", lambda u, loss, rate: (rates.append((u.epoch, rate)), step(u, loss, rate))[1])
+    train(learner, 1)
+    first, last = (max(rate for epoch, rate in rates if epoch == e) for e in (0, 1))
+    assert last < first
+
+
 # -- the gate -----------------------------------------------------------------------------------------------------------------
 
 
