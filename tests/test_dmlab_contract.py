@@ -10,16 +10,10 @@ import sys
 
 import numpy as np
 import pytest
+from labs import FRAMES, SIZE, SKIP, STILL, TEST, TRAIN, random_walk
 
 from envs.dmlab import engines
 
-TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
-TEST = "contributed/dmlab30/rooms_collect_good_objects_test"
-SIZE = {"width": "96", "height": "72"}
-FRAMES = 3600
-SKIP = 4
-
-STILL = np.zeros(7, np.intc)
 FORWARD = np.array([0, 0, 0, 1, 0, 0, 0], np.intc)
 
 
@@ -40,19 +34,6 @@ def make_lab(engine, tmp_path):
     yield make
     for lab in labs:
         lab.close()
-
-
-def random_walk(lab, seed, steps):
-    """Frames and rewards of a random agent."""
-    rng = np.random.default_rng(seed)
-    frames, rewards = [lab.observations()["RGB_INTERLEAVED"]], []
-    for _ in range(steps):
-        action = np.array([rng.integers(-40, 41), 0, rng.integers(-1, 2), rng.integers(-1, 2), 0, 0, 0], np.intc)
-        rewards.append(lab.step(action, num_steps=SKIP))
-        if not lab.is_running():
-            break
-        frames.append(lab.observations()["RGB_INTERLEAVED"])
-    return np.array(frames), rewards
 
 
 def test_specs(make_lab):

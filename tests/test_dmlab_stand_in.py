@@ -13,45 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labs import SIZE, STILL, TEST, TRAIN, random_walk
 
 from envs.dmlab.workspace import FOLDER_PREFIX, sweep
-
-TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
-TEST = "contributed/dmlab30/rooms_collect_good_objects_test"
-SIZE = {"width": "96", "height": "72"}
-FRAMES = 3600
-SKIP = 4
-
-STILL = np.zeros(7, np.intc)
-
-
-@pytest.fixture
-def stand_in(tmp_path):
-    """Makes stand-in Labs whose files lie in `tmp_path`."""
-    from envs.dmlab.vizdoom_engine import Lab
-
-    labs = []
-
-    def make(level=TRAIN, observations=("RGB_INTERLEAVED", "DEBUG.POS.TRANS", "DEBUG.POS.ROT"), config=SIZE):
-        labs.append(Lab(level, list(observations), config=dict(config), temp_folder=str(tmp_path)))
-        return labs[-1]
-
-    yield make
-    for lab in labs:
-        lab.close()
-
-
-def random_walk(lab, seed, steps):
-    """Frames and rewards of a random agent."""
-    rng = np.random.default_rng(seed)
-    frames, rewards = [lab.observations()["RGB_INTERLEAVED"]], []
-    for _ in range(steps):
-        action = np.array([rng.integers(-40, 41), 0, rng.integers(-1, 2), rng.integers(-1, 2), 0, 0, 0], np.intc)
-        rewards.append(lab.step(action, num_steps=SKIP))
-        if not lab.is_running():
-            break
-        frames.append(lab.observations()["RGB_INTERLEAVED"])
-    return np.array(frames), rewards
 
 
 def folders(path):

@@ -7,30 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-
-TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
-TEST = "contributed/dmlab30/rooms_collect_good_objects_test"
-SIZE = {"width": "96", "height": "72"}
-FRAMES = 3600
-SKIP = 4
-
-STILL = np.zeros(7, np.intc)
-
-
-@pytest.fixture
-def stand_in(tmp_path):
-    """Makes stand-in Labs whose files lie in `tmp_path`."""
-    from envs.dmlab.vizdoom_engine import Lab
-
-    labs = []
-
-    def make(level=TRAIN, observations=("RGB_INTERLEAVED", "DEBUG.POS.TRANS", "DEBUG.POS.ROT"), config=SIZE):
-        labs.append(Lab(level, list(observations), config=dict(config), temp_folder=str(tmp_path)))
-        return labs[-1]
-
-    yield make
-    for lab in labs:
-        lab.close()
+from labs import FRAMES, STILL
 
 
 def pose(lab):
