@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from busy import BUSY
 
 from benchmarks.synthetic import box_actions, fill_policy_outputs, make_batch, make_learner, small_shape, take_snapshot
 from sf_fixpo.audit import audit
@@ -23,15 +24,6 @@ SPACES = {
 }
 MLP = {"use_rnn": False}
 LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
-# more than one epoch of more than one minibatch, at a learning rate that needs the fixup phase
-BUSY = {
-    "num_epochs": 2,
-    "num_batches_per_epoch": 2,
-    "batch_size": 32,
-    "learning_rate": 3e-2,
-    "normalize_input": True,
-    "eps_kl": 0.1,
-}
 
 
 def write_config(learner):

@@ -4,19 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from busy import BUSY
 from sample_factory.algo.learning.learner import Learner
 
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 from sf_fixpo.publication import PublicationGate, interpolate_state, shared_copy
-
-BUSY = {
-    "num_epochs": 2,
-    "num_batches_per_epoch": 2,
-    "batch_size": 32,
-    "learning_rate": 3e-2,
-    "normalize_input": True,
-    "eps_kl": 0.1,
-}
 
 
 def train(learner, updates=5, first_seed=0, **batch_args):
