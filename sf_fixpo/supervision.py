@@ -155,10 +155,10 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_probe, args=(context, sender, cfg), name="env_probe")
-    with deaf_children():
-        process.start()
-    sender.close()
     try:
+        with deaf_children():
+            process.start()  # a Ctrl-C that comes meanwhile is raised at the end of this block
+        sender.close()
         if not wait([receiver, process.sentinel], timeout):
             raise EnvironmentStartError(f"environment {cfg.env} did not start within {timeout:.0f} s (--env_start_timeout)")
         answer = _last_words(receiver)
@@ -170,8 +170,9 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
             raise EnvironmentStartError(f"environment {cfg.env} could not be started: {error}")
         return info
     finally:
-        kill_tree([process.pid] if process.is_alive() else [])
-        process.join(timeout=5)
+        if process.pid is not None:
+            kill_tree([process.pid] if process.is_alive() else [])
+            process.join(timeout=5)
 
 
 def kill_tree(pids: Sequence[int | None]) -> None:

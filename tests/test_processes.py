@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import time
 
 import pytest
+from faulty_envs import hangs_at_start
 from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train_command
 
+from sample_factory.utils.attr_dict import AttrDict
+
 from sf_fixpo import checkpoints
+from sf_fixpo.supervision import RunContext, probe_environment
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -120,6 +125,21 @@ def test_ctrl_c_while_the_environment_starts(tmp_path):
         assert run.wait(20) == 130, run.report()
         run.assert_nothing_left()
     assert "Traceback" not in run.stderr
+
+
+def test_ctrl_c_in_the_instant_that_starts_the_probe_leaves_no_process(monkeypatch):
+    start = multiprocessing.context.SpawnProcess.start
+
+    def interrupted(self):
+        start(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", interrupted)
+    context = RunContext()
+    context.env_registry["hangs"] = hangs_at_start
+    with pytest.raises(KeyboardInterrupt):
+        probe_environment(context, AttrDict(env="hangs"), timeout=50)
+    assert multiprocessing.active_children() == [], "the program would wait for it when it ends"
 
 
 def test_ctrl_c_while_the_processes_start(tmp_path):
