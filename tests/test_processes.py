@@ -11,7 +11,6 @@ import time
 import pytest
 from faulty_envs import hangs_at_start
 from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train_command
-
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo import checkpoints
