@@ -21,6 +21,10 @@ CORE = [
     "vizdoom>=1.2.4",
     "rich",
     "matplotlib",
+    # Videos of fixpo-enjoy: FFmpeg's libraries with H.264 in the wheel, text drawn by Pillow, a window by pygame.
+    "av>=14",
+    "pillow>=10.1",
+    "pygame-ce",
 ]
 
 # EnvPool's wheels from 1.2 on need Python 3.11; the rest of the package works from 3.10.
@@ -88,6 +92,7 @@ setup(
             "fixpo-plot=sf_fixpo.plot:main",
             "fixpo-audit=sf_fixpo.audit:main",
             "fixpo-evaluate=sf_fixpo.evaluate:main",
+            "fixpo-enjoy=sf_fixpo.enjoy:main",
         ],
     },
 )

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.runs import RunError, run_or_read
 from sf_fixpo.plot import read_returns
 from sf_fixpo.summaries import UPDATE_LOG, latest_rows
 
@@ -63,22 +61,16 @@ class RunResult:
     backtracks: int | None = None
 
 
-class RunError(RuntimeError):
-    """A run failed; the message says which, and where its output is."""
-
-
 def run_name(variant: str, seed: int, env: str, steps: int) -> str:
     """Folder name of a run; runs of other lengths do not mix."""
     return f"{env}_{variant}_{steps}_seed{seed}".lower().replace(", ", "_")
 
 
-def command(variant: str, seed: int, env: str, steps: int, out: Path) -> list[str]:
-    """The command line of one run."""
-    flags = [f"--env={env}", "--preset=paper", f"--train_for_env_steps={steps}", f"--seed={seed}", *VARIANTS[variant]]
+def flags(variant: str, seed: int, env: str, steps: int) -> list[str]:
+    """The command line of one run, without its place."""
+    common = [f"--env={env}", "--preset=paper", f"--train_for_env_steps={steps}", f"--seed={seed}", "--device=cpu"]
     # seconds between two logged returns: the default, 20, would leave one or two for the last tenth of the steps
-    flags.append("--experiment_summaries_interval=2")
-    places = [f"--train_dir={out}", f"--experiment={run_name(variant, seed, env, steps)}"]
-    return [sys.executable, "-m", "sf_fixpo.train", *flags, "--device=cpu", *places]
+    return [*common, "--experiment_summaries_interval=2", *VARIANTS[variant]]
 
 
 def run_once(variant: str, seed: int, env: str, steps: int, out: Path) -> RunResult:
@@ -88,26 +80,12 @@ def run_once(variant: str, seed: int, env: str, steps: int, out: Path) -> RunRes
         RunError: the training failed, or left no returns.
     """
     folder = out / run_name(variant, seed, env, steps)
-    result_path = folder / "result.json"
-    if result_path.is_file():
-        return RunResult(**json.loads(result_path.read_text()))
-    folder.mkdir(parents=True, exist_ok=True)
-    log_path, seconds_path = folder / "output.txt", folder / "seconds.json"
-    before = json.loads(seconds_path.read_text()) if seconds_path.is_file() else 0.0
-    start = time.monotonic()
-    with log_path.open("a") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command(variant, seed, env, steps, out), stdout=log, stderr=log, env=environment).returncode
-    seconds = before + time.monotonic() - start
-    seconds_path.write_text(json.dumps(seconds))
-    if code:
-        last_lines = "\n".join(log_path.read_text(errors="replace").splitlines()[-5:])
-        raise RunError(f"{folder.name}: exit code {code}; the end of {log_path}:\n{last_lines}")
-    result = summarise(folder, variant, seed, env, steps, seconds)
-    temporary = result_path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
-    temporary.replace(result_path)
-    return result
+    return run_or_read(
+        folder,
+        flags(variant, seed, env, steps),
+        RunResult,
+        lambda seconds: summarise(folder, variant, seed, env, steps, seconds),
+    )
 
 
 def summarise(folder: Path, variant: str, seed: int, env: str, steps: int, seconds: float) -> RunResult:

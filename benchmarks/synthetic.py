@@ -185,6 +185,7 @@ def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path
         from sf_fixpo.config import add_fixpo_args  # late: stock learners are measured without this package's code
 
         add_fixpo_args(parser)
+        parser.set_defaults(task_names=_task_names(shape.obs_space))
     cfg = AttrDict(vars(parser.parse_args(["--env=synthetic", "--experiment=synthetic"])))
     unknown = sorted(set(settings) - set(cfg))
     if unknown:
@@ -194,6 +195,12 @@ def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path
     if cfg.recurrence == -1:
         cfg.recurrence = cfg.rollout if cfg.use_rnn else 1
     return cfg
+
+
+def _task_names(obs_space: gym.spaces.Dict) -> list[str]:
+    from sf_fixpo.tasks import task_count
+
+    return [f"task_{i}" for i in range(task_count(obs_space))]
 
 
 def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInfo:

@@ -22,6 +22,11 @@ class Suite:
         add_args: adds the suite's own flags.
         presets: flag defaults by preset name. `paper` holds the authors' settings, `laptop` what learns on two CPU cores.
         faults: checks the suite's flags and the environment's name; one line a fault (flag, value, what is allowed).
+        tasks: names of the tasks that a run's environments are split among, in the order of their task ids; one for most. The
+            environments of a run with several give the number of theirs as the observation `task_id`, (1,) int32, which the
+            learner takes out again before the network, and report the undiscounted, unshaped return of an episode in
+            `episode_extra_stats` under a key `z_<task id, two digits>_..._raw_score`.
+        evaluation_envs: names of the environments on which a run is evaluated, one for each task.
         make_env: environment factory in sample-factory's form, `(full_env_name, cfg, env_config, render_mode)`; a module-level
             function, because it is sent to spawned processes.
     """
@@ -35,3 +40,5 @@ class Suite:
     make_env: Callable[..., Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: Callable[[Any], list[str]] = lambda cfg: []
+    tasks: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
+    evaluation_envs: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)

@@ -24,6 +24,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
+from sample_factory.algo.utils.context import global_model_factory
+from sample_factory.model.actor_critic import (
+    ActorCritic,
+    ActorCriticSeparateWeights,
+    ActorCriticSharedWeights,
+    create_actor_critic,
+)
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import log as sample_factory_log
+from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
+from sf_examples.dmlab.dmlab_model import make_dmlab_encoder
 from torch import Tensor
 
 from sf_fixpo.summaries import UPDATE_LOG, read_rows
@@ -151,12 +160,22 @@ def build_policy(cfg: Any, record: dict[str, Any]) -> ActorCritic:
     """
     shapes = {name: obs.shape[1:] for name, obs in record["normalized_obs"].items()}
     obs_space = gym.spaces.Dict({name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in shapes.items()})
-    network = create_actor_critic(cfg, obs_space, _action_space(record["action_spec"]))
+    network = _make_network(cfg, obs_space, _action_space(record["action_spec"]))
     try:
         network.load_state_dict(record["state_dict"], strict=True)
     except RuntimeError as exc:
         raise UnreadableError(f"state_dict does not fit the network of config.json: {exc}") from exc
     return network.double().eval()
+
+
+def _make_network(cfg: Any, obs_space: gym.spaces.Dict, action_space: gym.Space) -> ActorCritic:
+    """sample-factory's network, for DMLab's instructions with the encoder of sample-factory's own example."""
+    if DMLAB_INSTRUCTIONS not in obs_space.spaces:
+        return create_actor_critic(cfg, obs_space, action_space)
+    factory = copy(global_model_factory())
+    factory.make_model_encoder_func = make_dmlab_encoder
+    kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else ActorCriticSeparateWeights
+    return kind(factory, obs_space, action_space, cfg)
 
 
 def _action_space(action_spec: Iterable[tuple[str, int]]) -> gym.Space:
@@ -174,7 +193,7 @@ def action_parameters(network: ActorCritic, cfg: Any, record: dict[str, Any]) ->
     A recurrent policy is played one step after the other, as an actor plays it, from the recorded state at the start of each
     piece of `recurrence` steps. Its state is zero after the end of an episode and after a step of another policy.
     """
-    obs = {name: values.double() for name, values in record["normalized_obs"].items()}
+    obs = {name: x if name == DMLAB_INSTRUCTIONS else x.double() for name, x in record["normalized_obs"].items()}
     count = len(record["valids"])
     heads = [network.forward_head({k: v[i : i + _CHUNK] for k, v in obs.items()}) for i in range(0, count, _CHUNK)]
     features = torch.cat(heads)

@@ -83,7 +83,11 @@ class FixPOConfig:
         valid=_not_negative,
     )
     beta_max: float = _flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=_positive)
-    beta_scope: str = _flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
+    beta_scope: str = _flag(
+        "auto",
+        "One multiplier for all tasks, or one per task; auto: per_task in runs on several tasks, else shared",
+        choices=("auto", "shared", "per_task"),
+    )
     kl_stat: str = _flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
     kl_direction: str = _flag(
         "pi_ref", "pi_ref: KL[current, reference] as in the paper; ref_pi: the reverse", choices=("pi_ref", "ref_pi")
@@ -135,7 +139,7 @@ class FixPOConfig:
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> FixPOConfig:
-        """Reads the settings out of sample-factory's cfg; `reference=auto` is resolved here.
+        """Reads the settings out of sample-factory's cfg; what is `auto` is resolved here.
 
         Raises:
             ValueError: all faults in one message.
@@ -147,6 +151,8 @@ class FixPOConfig:
         if values["reference"] == "auto":
             one_step = _get(cfg, "num_epochs", 1) * _get(cfg, "num_batches_per_epoch", 1) == 1
             values["reference"] = "behaviour" if _get(cfg, "async_rl", False) and one_step else "previous"
+        if values["beta_scope"] == "auto":
+            values["beta_scope"] = "per_task" if len(task_names(cfg)) > 1 else "shared"
         return cls(**values)
 
     @property
@@ -157,6 +163,11 @@ class FixPOConfig:
 
 def _get(cfg: Any, name: str, default: Any) -> Any:
     return cfg.get(name, default) if isinstance(cfg, Mapping) else getattr(cfg, name, default)
+
+
+def task_names(cfg: Any) -> tuple[str, ...]:
+    """Names of the run's tasks in the order of their ids; the environment's own where there is one task."""
+    return tuple(_get(cfg, "task_names", None) or [_get(cfg, "env", "task")])
 
 
 def add_fixpo_args(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +204,8 @@ def faults(cfg: Any) -> list[str]:
         return found
     if (beta_init := _get(cfg, "beta_init", 1.0)) > (beta_max := _get(cfg, "beta_max", math.inf)):
         found.append(f"--beta_init={beta_init}: must not be above --beta_max={beta_max}")
+    if _get(cfg, "beta_scope", "auto") == "per_task" and len(names := task_names(cfg)) == 1:
+        found.append(f"--beta_scope=per_task: {names[0]} is one task; use auto or shared")
     return found + _size_faults(cfg) + _mode_faults(cfg)
 
 

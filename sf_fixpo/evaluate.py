@@ -1,9 +1,10 @@
-"""Plays a trained policy, or a random agent, for a fixed number of episodes: mean return and its standard error.
+"""Plays a trained policy, or a random agent, for a fixed number of episodes of each level: mean return and standard error.
 
-    python -m sf_fixpo.evaluate DIR [--episodes=50] [--checkpoint=best|latest|PATH] [--random] [--json FILE]
+    python -m sf_fixpo.evaluate DIR [--episodes=50] [--checkpoint=best|latest|PATH] [--split=test|train] [--random] [--json FILE]
 
-Worker processes each play several environments, one forward pass for all of them. How many episodes each environment plays is
-fixed beforehand: taking the first N to finish would prefer short episodes.
+A run is evaluated on one environment for each of its tasks: of DMLab levels the test variant, or with `--split=train` the level
+itself. Returns are those of the environment, whatever shaping the run was trained with. How many episodes each environment plays
+is fixed beforehand: taking the first N to finish would prefer short episodes. The result also goes to DIR/eval_*.json.
 
 Exit codes: 0 done; 1 a worker failed, its error is printed; 2 bad input; 130 Ctrl-C.
 """
@@ -14,157 +15,40 @@ import argparse
 import json
 import math
 import os
-import statistics
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from sample_factory.utils.attr_dict import AttrDict
 
 from envs import UnknownEnvError, find_suite
-from sf_fixpo.evaluation_worker import Job, play_in_process
+from envs.dmlab.names import dmlab30_level, env_name
+from envs.dmlab.scores import NoScoreError, Scores, human_normalised
+from sf_fixpo.evaluation import ENVS_PER_WORKER, EvalResult, WorkerError, evaluate, evaluate_all, make_result
 
-MAX_ENVS_PER_WORKER = 8
+__all__ = [
+    "BadInputError",
+    "EvalResult",
+    "WorkerError",
+    "evaluate",
+    "find_checkpoint",
+    "load_config",
+    "load_configs",
+    "main",
+    "make_result",
+]
+
+SPLITS = ("test", "train")
 
 
 class BadInputError(ValueError):
     """What was asked for does not exist; one line each."""
-
-
-class WorkerError(RuntimeError):
-    """A worker failed or died; the message holds its error."""
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """Returns of the episodes played.
-
-    Attributes:
-        returns: one per episode, grouped by the environment that played them.
-        lengths: steps of each episode, in the same order.
-        mean: of the returns.
-        se: standard error of the mean; NaN for one episode.
-        engine: what simulated them, where the environment says so, else the suite's name.
-    """
-
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    mean: float
-    se: float
-    engine: str
-
-
-def share_out(total: int, parts: int) -> list[int]:
-    """Splits `total` into `parts` whole numbers that differ by at most one."""
-    return [total // parts + (i < total % parts) for i in range(parts)]
-
-
-def make_result(returns: list[float], lengths: list[int], engine: str) -> EvalResult:
-    """Mean and standard error (with n - 1) of the returns of at least one episode."""
-    se = statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
-    return EvalResult(tuple(returns), tuple(lengths), statistics.fmean(returns), se, engine)
-
-
-def evaluate(
-    cfg: Any,
-    checkpoint_path: str | os.PathLike | None,
-    episodes: int = 50,
-    workers: int = 2,
-    seed: int = 0,
-    deterministic: bool = False,
-    on_episode: Callable[[float], None] | None = None,
-) -> EvalResult:
-    """Plays `episodes` episodes of `cfg.env` on the CPU.
-
-    Args:
-        cfg: the run's configuration; it is not changed.
-        checkpoint_path: the policy's weights; None for an agent that chooses uniformly at random.
-        episodes: how many, at least 1.
-        workers: processes; no more than episodes are started.
-        seed: of environments and actions. The same seed and number of workers repeat the result where the engine can.
-        deterministic: take the likeliest action (a Gaussian's mean) in place of a sample.
-        on_episode: called with each return as it comes in.
-
-    Raises:
-        WorkerError: a worker failed or died.
-        ValueError: `episodes` or `workers` is below 1.
-    """
-    if episodes < 1 or workers < 1:
-        raise ValueError(f"episodes={episodes}, workers={workers}: both must be at least 1")
-    shares = share_out(episodes, min(episodes, workers))
-    cfg = AttrDict(cfg)
-    cfg.update(seed=seed, device="cpu", num_workers=len(shares), serial_mode=True)
-    jobs = [
-        Job(cfg, str(checkpoint_path) if checkpoint_path else None, index, share, seed, deterministic, MAX_ENVS_PER_WORKER)
-        for index, share in enumerate(shares)
-    ]
-    workers_by_pipe: dict[Connection, tuple[int, BaseProcess]] = {}
-    finished = False
-    try:
-        for job in jobs:
-            receiver, process = _start(job)
-            workers_by_pipe[receiver] = (job.index, process)
-        episodes_played, engine = _collect(workers_by_pipe, on_episode)
-        finished = True
-    finally:
-        for receiver, (_, process) in workers_by_pipe.items():
-            if not finished:  # a worker failed, or Ctrl-C: nobody waits for the others' episodes
-                process.terminate()
-            process.join()
-            receiver.close()
-    return make_result([value for value, _ in episodes_played], [length for _, length in episodes_played], engine)
-
-
-def _start(job: Job) -> tuple[Connection, BaseProcess]:
-    context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=play_in_process, args=(sender, job), daemon=True, name=f"evaluation_{job.index}")
-    process.start()
-    sender.close()  # so that only the worker holds it, and its death ends the pipe
-    return receiver, process
-
-
-def _collect(
-    workers: dict[Connection, tuple[int, BaseProcess]], on_episode: Callable[[float], None] | None
-) -> tuple[list[tuple[float, int]], str]:
-    """Reads the workers' messages until all are done: `(return, length)` of every episode in a fixed order, and the engine."""
-    waiting = dict(workers)
-    found: dict[tuple[int, int, int], tuple[float, int]] = {}
-    engines: set[str] = set()
-    while waiting:
-        ready = set(wait(list(waiting)))
-        for receiver in [pipe for pipe in waiting if pipe in ready]:
-            index, process = waiting[receiver]
-            kind, *content = _receive(receiver, index, process)
-            if kind == "episode":
-                slot, number, episode_return, length = content
-                found[index, slot, number] = (episode_return, length)
-                if on_episode:
-                    on_episode(episode_return)
-            elif kind == "engine":
-                engines.add(content[0])
-            elif kind == "error":
-                raise WorkerError(f"evaluation worker {index} failed:\n{content[0]}")
-            else:
-                del waiting[receiver]
-    return [found[key] for key in sorted(found)], ", ".join(sorted(engines))
-
-
-def _receive(receiver: Connection, index: int, process: BaseProcess) -> tuple:
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        cause = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise WorkerError(f"evaluation worker {index} died ({cause}) before its episodes were done") from None
 
 
 def find_checkpoint(directory: Path, which: str | None, policy_id: int = 0) -> Path:
@@ -195,14 +79,54 @@ def find_checkpoint(directory: Path, which: str | None, policy_id: int = 0) -> P
 def load_config(directory: Path, env: str | None = None) -> AttrDict:
     """The run's configuration, checked against what can be played here.
 
+    Args:
+        directory: the experiment's folder.
+        env: another environment than the one trained on.
+
     Raises:
         BadInputError: it cannot be read, or its environment cannot be made on this machine.
     """
+    return _playable(_read_config(directory), env)
+
+
+def load_configs(directory: Path, split: str = "test", env: str | None = None) -> list[AttrDict]:
+    """The run's configuration for each environment that it is evaluated on.
+
+    Args:
+        directory: the experiment's folder.
+        split: `test` or `train`: which variants of the levels, where there are two.
+        env: another environment than the one trained on; where it is one level, that level and no other variant.
+
+    Raises:
+        BadInputError: the configuration cannot be read, or an environment cannot be made on this machine.
+    """
+    cfg = _read_config(directory)
+    run = _playable(cfg, env)
+    suite = find_suite(run.env)
+    tasks = suite.tasks(run)
+    if env and len(tasks) == 1:
+        return [run]
+    if split == "test":
+        names = suite.evaluation_envs(run)
+    else:
+        names = [env_name(task) if suite.name == "dmlab" else task for task in tasks]
+    if run.env in names and len(names) == 1:
+        return [run]
+    run.env = cfg.env
+    return [_playable(run, name) for name in dict.fromkeys(names)]
+
+
+def _read_config(directory: Path) -> AttrDict:
     path = directory / "config.json"
     try:
-        cfg = AttrDict(json.loads(path.read_text()))
+        return AttrDict(json.loads(path.read_text()))
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: cannot be read, is this an experiment folder? {exc}") from exc
+
+
+def _playable(cfg: AttrDict, env: str | None) -> AttrDict:
+    """A copy of a run's configuration with `env` for its environment, completed and checked."""
+    cfg = AttrDict(cfg)
     trained_on, cfg.env = cfg.env, env or cfg.env
     try:
         suite = find_suite(cfg.env)
@@ -214,6 +138,8 @@ def load_config(directory: Path, env: str | None = None) -> AttrDict:
     suite.add_args(parser)
     for flag, default in vars(parser.parse_args([])).items():  # flags younger than the run, or of another suite
         cfg.setdefault(flag, default)
+    if cfg.env != trained_on and "dmlab_levels" in cfg:
+        cfg.dmlab_levels = ""  # it chose from the levels of the other
     if needed := suite.missing():
         raise BadInputError(f"--env={cfg.env}: {needed}")
     if found := suite.faults(cfg):
@@ -225,18 +151,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
-    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--episodes", type=int, default=50, help="of each level")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="variants of the levels, where there are two")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes; default: one per core")
+    parser.add_argument("--workers", type=int, default=cores, help="processes, for all levels; default: one per core")
+    parser.add_argument(
+        "--envs_per_worker", type=int, default=ENVS_PER_WORKER, help="environments a process plays at once, which all need memory"
+    )
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--random", action="store_true", help="a uniformly random agent, for comparison")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--env", help="another environment than the one trained on (a test level)")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
+    parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
+    parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
     args = parser.parse_args(argv)
-    for name, least in (("episodes", 1), ("workers", 1), ("seed", 0), ("policy_id", 0)):
+    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("seed", 0), ("policy_id", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: must be an integer >= {least}")
     if args.random and (args.checkpoint or args.deterministic):
@@ -244,29 +175,135 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _play_with_progress(console: Console, cfg: AttrDict, checkpoint: Path | None, args: argparse.Namespace) -> EvalResult:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    total = 0.0
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("episodes", total=args.episodes)
+def level_name(env: str) -> str:
+    """What an environment is called in results: a DMLab level by its own name, anything else as in `--env`."""
+    return (find_suite(env).name == "dmlab" and dmlab30_level(env)) or env
 
-        def on_episode(episode_return: float) -> None:
+
+def result_path(args: argparse.Namespace, checkpoint: Path | None) -> Path:
+    """Where the result goes.
+
+    Raises:
+        BadInputError: nothing can be written there; better said before the episodes than after.
+    """
+    agent = checkpoint.stem if checkpoint else "random"
+    path = args.json or args.dir / f"eval_{agent}_{(args.env or args.split).replace('/', '_')}.json"
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        raise BadInputError(f"--json={path}: cannot be written")
+    return path
+
+
+def _play_with_progress(
+    console: Console, cfgs: Sequence[AttrDict], checkpoint: Path | None, args: argparse.Namespace
+) -> list[EvalResult]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    counts, total = [0] * len(cfgs), 0.0
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("episodes", total=args.episodes * len(cfgs))
+
+        def on_episode(env: int, episode_return: float) -> None:
             nonlocal total
             total += episode_return
-            done = progress.tasks[bar].completed + 1
-            progress.update(bar, advance=1, description=f"episodes, mean so far {total / done:.2f}")
+            counts[env] += 1
+            if len(cfgs) == 1:
+                text = f"episodes, mean so far {total / counts[env]:.2f}"
+            else:
+                text = f"episodes, {counts.count(args.episodes)} of {len(cfgs)} levels done"
+            progress.update(bar, advance=1, description=text)
 
-        return evaluate(cfg, checkpoint, args.episodes, args.workers, args.seed, args.deterministic, on_episode)
+        return evaluate_all(
+            cfgs, checkpoint, args.episodes, args.workers, args.seed, args.deterministic, on_episode, args.envs_per_worker
+        )
+
+
+def scores_of(results: dict[str, EvalResult]) -> tuple[Scores | None, str]:
+    """The human-normalised scores of DMLab levels, and one line about them: the score, or why there is none.
+
+    Args:
+        results: by level. Of no suite but DMLab is there anything to say: the line is empty.
+    """
+    if not all(dmlab30_level(level) for level in results):
+        return None, ""
+    engines = {result.engine for result in results.values()}
+    try:
+        scores = human_normalised({level: result.mean for level, result in results.items()}, ", ".join(sorted(engines)))
+    except NoScoreError as exc:
+        return None, str(exc)
+    return scores, f"{scores.name}: {scores.mean_capped:.1f} (without the cap {scores.mean_normalised:.1f})"
+
+
+def _number(value: float, form: str = ".3f") -> str:
+    return "n/a" if math.isnan(value) else format(value, form)
+
+
+def show(console: Console, title: str, results: dict[str, EvalResult], scores: Scores | None) -> None:
+    """Prints a line for one level, a table for several."""
+    if len(results) == 1:
+        [(level, result)] = results.items()
+        text = f"{level} ({result.engine}), {title}: return {result.mean:.3f}, standard error {_number(result.se)}"
+        console.print(f"{text}, n = {len(result.returns)}", highlight=False, soft_wrap=True)
+        return
+    table = Table(title=f"{title} ({', '.join(sorted({result.engine for result in results.values()}))})", box=None)
+    table.add_column("level", no_wrap=True)
+    for heading in ("return", "se", "n", *(("human %", "capped") if scores else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for level, result in results.items():
+        row = [level, _number(result.mean, ".2f"), _number(result.se, ".2f"), str(len(result.returns))]
+        if scores:
+            row += [f"{scores.normalised[level]:.1f}", f"{scores.capped[level]:.1f}"]
+        table.add_row(*row)
+    console.print(table)
+
+
+def make_record(
+    args: argparse.Namespace,
+    envs: Sequence[str],
+    checkpoint: Path | None,
+    results: dict[str, EvalResult],
+    scores: Scores | None,
+    line: str,
+) -> dict[str, Any]:
+    """The result as JSON has it: what was played, each level, the score; of one level everything at the top too."""
+    levels = {}
+    for env, (level, result) in zip(envs, results.items(), strict=True):
+        levels[level] = {
+            "env": env,
+            **asdict(result),
+            "se": None if math.isnan(result.se) else result.se,
+            "normalised": scores.normalised[level] if scores else None,
+            "capped": scores.capped[level] if scores else None,
+        }
+    engines = sorted({result.engine for result in results.values()})
+    record = {
+        "env": envs[0] if len(envs) == 1 else list(envs),
+        "split": None if args.env else args.split,
+        "engine": ", ".join(engines),
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "agent": "policy" if checkpoint else "random",
+        "deterministic": args.deterministic,
+        "seed": args.seed,
+        "episodes": args.episodes,
+        "score": {"name": scores.name, "capped": scores.mean_capped, "normalised": scores.mean_normalised} if scores else None,
+        "no_score": None if scores else line or None,
+        "levels": levels,
+    }
+    return {**next(iter(levels.values())), **record} if len(levels) == 1 else record
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     args = parse_args(argv)
+    if args.background_of is not None:
+        from sf_fixpo.supervision import end_with_parent
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training run is told, and says what becomes of this
+        end_with_parent(args.background_of)
     console = Console()
     try:
-        cfg = load_config(args.dir, args.env)
+        cfgs = load_configs(args.dir, args.split, args.env)
         checkpoint = None if args.random else find_checkpoint(args.dir, args.checkpoint, args.policy_id)
-        result = _play_with_progress(console, cfg, checkpoint, args)
+        path = result_path(args, checkpoint)
+        played = _play_with_progress(console, cfgs, checkpoint, args)
     except BadInputError as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -275,21 +312,13 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    agent = checkpoint.name if checkpoint else "random"
-    se = "n/a" if math.isnan(result.se) else f"{result.se:.3f}"
-    text = f"{cfg.env} ({result.engine}), {agent}: return {result.mean:.3f}, standard error {se}, n = {len(result.returns)}"
-    console.print(text, highlight=False, soft_wrap=True)
-    if args.json:
-        record = {
-            **asdict(result),
-            "se": None if math.isnan(result.se) else result.se,
-            "env": cfg.env,
-            "checkpoint": None if args.random else str(checkpoint),
-            "agent": "random" if args.random else "policy",
-            "deterministic": args.deterministic,
-            "seed": args.seed,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    results = dict(zip((level_name(cfg.env) for cfg in cfgs), played, strict=True))
+    scores, line = scores_of(results)
+    show(console, checkpoint.name if checkpoint else "random", results, scores)
+    if line:
+        console.print(line, highlight=False, soft_wrap=True)
+    record = make_record(args, [cfg.env for cfg in cfgs], checkpoint, results, scores, line)
+    path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

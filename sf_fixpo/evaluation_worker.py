@@ -1,4 +1,4 @@
-"""One process of an evaluation: several environments, one policy, and a fixed number of episodes for each environment slot.
+"""One process of an evaluation: several copies of an environment, one policy, a fixed number of episodes for each slot.
 
 A slot plays one episode after the other; a single environment is one slot, a batched one (a pool of simulators) has several.
 Shape symbols: K slots that act together, D action columns.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -23,12 +24,13 @@ from envs import find_suite
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker has to do.
+    """Some episodes of one environment: what a worker does at a time.
 
     Attributes:
         cfg: the run's configuration.
         checkpoint: path of the policy's checkpoint; None for the random agent.
-        index: of the worker.
+        env: number of the environment among those that are evaluated.
+        index: of the job among those of its environment.
         episodes: how many it plays.
         seed: of the evaluation.
         deterministic: likeliest action instead of a sample.
@@ -37,6 +39,7 @@ class Job:
 
     cfg: Any
     checkpoint: str | None
+    env: int
     index: int
     episodes: int
     seed: int
@@ -256,16 +259,21 @@ def set_log_level(level: int) -> None:
     log.setLevel(level)
 
 
-def play_in_process(pipe: Connection, job: Job) -> None:
-    """Entry point of a worker process: plays the job and reports through the pipe, errors too."""
+def play_in_process(pipe: Connection) -> None:
+    """Entry point of a worker process: plays the jobs that come through the pipe, until None, and reports; errors too."""
+    from sf_fixpo.supervision import end_with_parent
+
+    end_with_parent()
     set_log_level(logging.ERROR)
     torch.set_num_threads(1)
     try:
-        play(job, pipe.send)
-        pipe.send(("done",))
+        while (job := pipe.recv()) is not None:
+            play(job, pipe.send)
+            pipe.send(("done",))
     except BaseException as exc:
         # whatever it was, the parent prints it: a worker's own output would be lost among the others'
-        pipe.send(("error", traceback.format_exc()))
+        with suppress(OSError):  # where nobody listens any more
+            pipe.send(("error", traceback.format_exc()))
         raise SystemExit(1) from exc
     finally:
         pipe.close()

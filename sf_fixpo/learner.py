@@ -23,14 +23,15 @@ from sample_factory.utils.utils import experiment_dir
 from torch import Tensor
 
 from sf_fixpo import checkpoints
-from sf_fixpo.config import FixPOConfig, parse_versions
+from sf_fixpo.config import FixPOConfig, parse_versions, task_names
 from sf_fixpo.enforcement import ConstrainedLearner
 from sf_fixpo.losses import kl_penalty, masked_mean, policy_loss
-from sf_fixpo.model import action_spec, channels_last, distribution_parameters
+from sf_fixpo.model import TASK_ID, action_spec, channels_last, distribution_parameters
 from sf_fixpo.multiplier import LagrangeMultiplier
 from sf_fixpo.phases import PhaseTimer
 from sf_fixpo.publication import PublicationGate, shared_copy
 from sf_fixpo.summaries import TRACE_LOG, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
+from sf_fixpo.tasks import task_count, task_figures, task_rows
 from sf_fixpo.trust_region import FixupResult
 from sf_fixpo.update import Update
 
@@ -45,6 +46,8 @@ class FixPOLearner(ConstrainedLearner):
         fixpo: the settings.
         multiplier: beta.
         gate: the shared weights and their version.
+        num_tasks: how many tasks the environments tell apart.
+        task_returns: recent mean return of each task, for the log; the runner knows it.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
 
@@ -57,7 +60,11 @@ class FixPOLearner(ConstrainedLearner):
         """
         self.fixpo = FixPOConfig.from_cfg(self.cfg)
         self.spec = action_spec(self.env_info.action_space)
-        self.multiplier = LagrangeMultiplier(self.fixpo.beta_init, self.fixpo.beta_lr, self.fixpo.beta_max)
+        self.num_tasks = task_count(self.env_info.obs_space)
+        self.task_returns: list[float | None] = [None] * self.num_tasks
+        self._per_task = self.fixpo.beta_scope == "per_task"
+        betas = self.num_tasks if self._per_task else 1
+        self.multiplier = LagrangeMultiplier(self.fixpo.beta_init, self.fixpo.beta_lr, self.fixpo.beta_max, betas)
         self.updates = 0  # policy improvement steps since the start of the experiment
         self.rollbacks_in_row = 0
         self.last_record: UpdateRecord | None = None
@@ -104,7 +111,7 @@ class FixPOLearner(ConstrainedLearner):
 
     def train(self, batch: TensorDict) -> dict | None:
         """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner."""
-        self._raw_obs = batch["obs"]
+        self._raw_obs = TensorDict({key: x for key, x in batch["obs"].items() if key != TASK_ID})
         self._update, self.last_record = None, None
         self._timer = PhaseTimer(self.device)
         stats = super().train(batch)
@@ -118,7 +125,10 @@ class FixPOLearner(ConstrainedLearner):
     def _prepare_batch(self, batch: TensorDict):
         with self._timer.phase("prepare"):
             prepared = super()._prepare_batch(batch)
-            prepared[0]["normalized_obs"] = channels_last(prepared[0]["normalized_obs"])
+            obs = prepared[0]["normalized_obs"]
+            if TASK_ID in obs:
+                prepared[0][TASK_ID] = obs.pop(TASK_ID).squeeze(1).long()
+            prepared[0]["normalized_obs"] = channels_last(obs)
             return prepared
 
     def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
@@ -178,6 +188,7 @@ class FixPOLearner(ConstrainedLearner):
             bad=torch.zeros((), dtype=torch.bool, device=self.device),
             kl_max_primary=torch.zeros((), device=self.device),
             trace=[] if self.updates in self._traced else None,
+            per_task=self._per_task,
             host_reads=2,  # the number of invalid samples (sample-factory's), the lag
         )
 
@@ -257,11 +268,16 @@ class FixPOLearner(ConstrainedLearner):
 
     def _record(self, update: Update) -> UpdateRecord:
         """The row of the update log; one read for everything the device knows."""
-        mask = update.mask
+        mask, valids = update.mask, update.batch["valids"]
         kl = torch.cat([update.kl_of[start] for start in sorted(update.kl_of)])
         kl_max = torch.where(mask, kl, 0.0).max()
-        numbers = [kl_max, masked_mean(kl, mask), update.kl_max_primary, update.stale.sum() / update.batch["valids"].sum()]
-        kl_max, kl_mean, kl_max_primary, stale_fraction, *beta = torch.cat([torch.stack(numbers), self.multiplier.beta]).tolist()
+        numbers = [torch.stack([kl_max, masked_mean(kl, mask), update.kl_max_primary, update.stale.sum() / valids.sum()])]
+        numbers.append(self.multiplier.beta)
+        if self.num_tasks > 1:
+            numbers.append(task_figures(kl, mask, valids, update.batch[TASK_ID], self.num_tasks).flatten())
+        read = torch.cat(numbers).tolist()
+        (kl_max, kl_mean, kl_max_primary, stale_fraction), read = read[:4], read[4:]
+        beta, figures = read[: len(self.multiplier.beta)], read[len(self.multiplier.beta) :]
         return UpdateRecord(
             policy_id=self.policy_id,
             policy_version=self.gate.version,
@@ -270,7 +286,7 @@ class FixPOLearner(ConstrainedLearner):
             kl_max=kl_max,
             kl_mean=kl_mean,
             kl_max_primary=kl_max_primary,
-            beta=beta if self.fixpo.beta_scope == "per_task" else beta[0],
+            beta=beta if self._per_task else beta[0],
             primary_steps=update.primary_steps,
             fixup_steps=update.fixup_steps,
             check_passes=update.check_passes,
@@ -285,6 +301,7 @@ class FixPOLearner(ConstrainedLearner):
             lag_mean=update.lag[0],
             host_reads=update.host_reads + 1,
             seconds={phase: round(seconds, 6) for phase, seconds in update.timer.seconds().items()},
+            tasks=task_rows(task_names(self.cfg), figures, beta, self.task_returns) if figures else {},
         )
 
     def _write_trace(self, update: Update, started_from: int) -> None:

@@ -1,18 +1,29 @@
-"""sample-factory's networks as this learner needs them: packed sequences for separate weights, the actor without its critic."""
+"""sample-factory's networks as this learner needs them.
+
+Packed sequences for separate weights, the actor without its critic, DMLab's instructions on the learner's device.
+"""
 
 from __future__ import annotations
+
+from copy import copy
 
 import torch
 from gymnasium import spaces
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.utils.action_distributions import TupleActionDistribution
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, default_make_actor_critic_func
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
+from sample_factory.model.encoder import default_make_encoder_func
+from sample_factory.model.model_factory import ModelFactory
 from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
+from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from sf_fixpo.encoder import make_dmlab_encoder
 from sf_fixpo.trust_region import ActionSpec
+
+TASK_ID = "task_id"  # observation that says which task a sample is of: for the learner's books, never for the network
 
 
 class PackedSeparateWeights(ActorCriticSeparateWeights):
@@ -35,12 +46,36 @@ class PackedSeparateWeights(ActorCriticSeparateWeights):
 
 
 def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:
-    """sample-factory's actor-critic, with `PackedSeparateWeights` for separate weights."""
-    if cfg.actor_critic_share_weights:
-        return default_make_actor_critic_func(cfg, obs_space, action_space)
+    """sample-factory's actor-critic, with `PackedSeparateWeights` for separate weights and our encoder for DMLab's instructions.
+
+    A core, decoder or encoder that the user has registered is taken as it is.
+
+    Args:
+        cfg: sample-factory's configuration.
+        obs_space: observations, a Dict; the network has no weights and no statistics for the key `task_id`.
+        action_space: what `action_spec` takes.
+    """
+    kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else PackedSeparateWeights
+    seen = network_obs_space(obs_space)
+    return kind(_model_factory(seen), seen, action_space, cfg)
+
+
+def network_obs_space(obs_space: ObsSpace) -> ObsSpace:
+    """The observations that the network sees: all but the task's number."""
+    if TASK_ID not in obs_space.spaces:
+        return obs_space
+    return spaces.Dict([(key, space) for key, space in obs_space.spaces.items() if key != TASK_ID])
+
+
+def _model_factory(obs_space: ObsSpace) -> ModelFactory:
+    """The registered parts; where the encoder is sample-factory's default and there are instructions, ours."""
     from sample_factory.algo.utils.context import global_model_factory
 
-    return PackedSeparateWeights(global_model_factory(), obs_space, action_space, cfg)
+    factory = global_model_factory()
+    if DMLAB_INSTRUCTIONS in obs_space.spaces and factory.make_model_encoder_func is default_make_encoder_func:
+        factory = copy(factory)
+        factory.make_model_encoder_func = make_dmlab_encoder
+    return factory
 
 
 def channels_last(obs: TensorDict) -> TensorDict:

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -28,13 +28,26 @@ from signal_slot.signal_slot import EventLoopProcess, Timer
 from envs.seeding import env_seeds
 from sf_fixpo import checkpoints
 from sf_fixpo.checkpointing import CheckpointingLearner
+from sf_fixpo.config import FixPOConfig, task_names
+from sf_fixpo.eval_during_training import EvaluationDuringTraining
 from sf_fixpo.model import action_spec, make_actor_critic
 from sf_fixpo.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
-from sf_fixpo.supervision import ProcessWatch, RunContext, deaf_children, first_interrupt, kill_tree, probe_environment
+from sf_fixpo.supervision import (
+    PREEMPTION_SIGNALS,
+    ProcessWatch,
+    RunContext,
+    asked_to_stop,
+    deaf_children,
+    kill_tree,
+    probe_environment,
+)
+from sf_fixpo.tasks import PacedEnv, Pacer, make_pacer, recent_returns, task_count
 from sf_fixpo.worker import FixPOLearnerWorker
 
+PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
 _INTERRUPT_POLL_SECONDS = 0.2
+_RETURNS_SECONDS = 5.0
 _ACTION_SALT = 1 << 20  # apart from the salts of the environments' own seeds
 
 
@@ -64,17 +77,33 @@ class _FixPORunner(Runner):
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
         self._interrupted = False
+        self.preempted = False
         self._everything_stopped = False
         self.connect("child_died", self._on_child_died)
         self.connect("overdue", self._on_overdue)
         interrupt_timer = Timer(self.event_loop, _INTERRUPT_POLL_SECONDS)
         interrupt_timer.timeout.connect(self._stop_if_interrupted)
         self.timers.append(interrupt_timer)
+        self._num_tasks = task_count(env_info.obs_space)
+        if self._num_tasks > 1:
+            returns_timer = Timer(self.event_loop, _RETURNS_SECONDS)
+            returns_timer.timeout.connect(self._send_task_returns)
+            self.timers.append(returns_timer)
 
     def init(self) -> int:
         """As sample-factory's, but the environment is not probed a second time."""
         with _replaced("obtain_env_info_in_a_separate_process", lambda cfg: self._known_env_info):
             return super().init()
+
+    def connect_components(self) -> None:
+        """As sample-factory's; the learners also hear how well each task goes, for the update log."""
+        super().connect_components()
+        for learner in self.learners.values():
+            self.connect("task_returns", learner.on_task_returns)
+
+    def _send_task_returns(self) -> None:
+        returns = {i: recent_returns(self.policy_avg_stats, i, self._num_tasks) for i in range(self.cfg.num_policies)}
+        self.emit("task_returns", returns)
 
     def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
         return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
@@ -111,11 +140,12 @@ class _FixPORunner(Runner):
         self._everything_stopped = True
         super()._on_everything_stopped()
 
-    def _interrupt(self) -> None:
+    def _ask_to_stop(self, signum: int) -> None:
         self._interrupted = True
+        self.preempted = signum in PREEMPTION_SIGNALS
 
     def _stop_if_interrupted(self) -> None:
-        """After Ctrl-C, between two updates: what is learned is saved and everything ends in its usual order."""
+        """After Ctrl-C or a preemption, between two updates: what is learned is saved and everything ends in its usual order."""
         if self._interrupted and not self.stopped:
             self._stop_training()
             self.status = ExperimentStatus.INTERRUPTED
@@ -127,23 +157,25 @@ class _FixPORunner(Runner):
 
     def _stop_training(self, failed: bool = False) -> None:
         if self._watch is not None:
-            self._watch.expect_end()
+            self._watch.expect_end(self.preempted)
         super()._stop_training(failed)
 
     def run(self) -> int:
-        """Trains; returns sample-factory's status. No process of the run is left when it returns."""
+        """Trains; returns sample-factory's status, or `PREEMPTED`. No process of the run is left when it returns."""
         self._watch = ProcessWatch(
             self.child_processes,
             lambda name, code: self.emit("child_died", name, code),
             lambda: self.emit("overdue"),
         )
         try:
-            with first_interrupt(self._interrupt):
+            with asked_to_stop(self._ask_to_stop):
                 status = super().run()
         finally:
             self._watch.close()
         if not self.stopped:  # a second Ctrl-C, or an error of the runner itself: nobody has closed the display
             self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+        if status == ExperimentStatus.INTERRUPTED and self.preempted:
+            return PREEMPTED
         if status == ExperimentStatus.SUCCESS and (self._watch.killed or not self._everything_stopped):
             return ExperimentStatus.FAILURE
         return status
@@ -166,15 +198,18 @@ class SeededFactory:
     """An environment factory whose environments also draw the same random actions in every run of a seed.
 
     Before the first rollout sample-factory takes random steps, so that a worker's environments are not in step with each other;
-    it draws them from the action space, whose generator nobody else seeds.
+    it draws them from the action space, whose generator nobody else seeds. In a run on several tasks `pacer` counts their steps.
     """
 
     make_env: Callable
+    pacer: Pacer | None = None
 
     def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
         """As the factory itself."""
         env = self.make_env(full_env_name, cfg, env_config, render_mode)
         env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
+        if self.pacer is not None and env_config is not None:
+            env = PacedEnv(env, self.pacer, env_config.env_id, cfg.num_envs_per_worker)
         return env
 
 
@@ -182,7 +217,7 @@ def registered_context(cfg: Config, make_env: Callable) -> RunContext:
     """The registry with this run's environment and our actor-critic; it becomes the global one."""
     context = RunContext()
     set_global_context(context)
-    register_env(cfg.env, SeededFactory(make_env))
+    register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
     context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
 
@@ -230,6 +265,13 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
             continue
         if expected is None:
             expected = create_actor_critic(cfg, env_info.obs_space, env_info.action_space).state_dict()
+        beta = state.get("fixpo", {}).get("multiplier", {}).get("beta")
+        betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
+        if beta is not None and len(beta) != betas and cfg.algo == "FIXPO":
+            found.append(
+                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {len(beta)} beta(s), this run "
+                f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
+            )
         differences = checkpoints.architecture_faults(expected, state["model"])
         if differences:
             found.append(
@@ -273,7 +315,7 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
         console: where the progress line and the summary go.
 
     Returns:
-        sample-factory's ExperimentStatus: 0 success, 1 failure, 2 interrupted.
+        sample-factory's ExperimentStatus: 0 success, 1 failure, 2 interrupted; or `PREEMPTED`, after SIGTERM or SIGUSR1.
 
     Raises:
         EnvironmentStartError: the environment could not be started.
@@ -292,9 +334,14 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
             raise InvalidRunError("\n".join(found))
         runner = make_runner(cfg, env_info)
         runner.register_observer(TrainingDisplay(console))
-        status = runner.init()
-        if status == ExperimentStatus.SUCCESS:
-            status = runner.run()
-        print_summary(runner, console)
+        with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
+            if cfg.eval_every:
+                runner.register_observer(evaluation)
+            status = runner.init()
+            if status == ExperimentStatus.SUCCESS:
+                status = runner.run()
+            print_summary(runner, console)
+            if status == ExperimentStatus.SUCCESS and cfg.eval_every:
+                evaluation.finish(runner)
         finish_wandb(cfg)
         return status

@@ -46,6 +46,8 @@ class UpdateRecord:
         lag_mean: mean age of the valid samples, in policy versions.
         host_reads: times the host waited for a number of the device.
         seconds: time per phase: `prepare`, `reference`, `statistics`, `primary`, `check`, `fixup`, `publish`.
+        tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
+            `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
     """
 
     policy_id: int
@@ -70,6 +72,7 @@ class UpdateRecord:
     lag_mean: float
     host_reads: int
     seconds: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     @property
     def kl_max_rel(self) -> float:
@@ -77,8 +80,11 @@ class UpdateRecord:
         return self.kl_max / self.eps_kl
 
     def to_row(self) -> dict:
-        """The row of the update log."""
-        return asdict(self)
+        """The row of the update log; `tasks` is there in runs on several only."""
+        row = asdict(self)
+        if not self.tasks:
+            del row["tasks"]
+        return row
 
     def to_scalars(self) -> dict[str, float]:
         """Scalars for TensorBoard and W&B, without the `fixpo/` prefix."""
@@ -87,12 +93,13 @@ class UpdateRecord:
             del row[key]
         seconds = row.pop("seconds")
         beta = row.pop("beta")
+        tasks = row.pop("tasks", {})
         scalars = {key: float(value) for key, value in row.items()}
         scalars["kl_max_rel"] = self.kl_max_rel
-        if isinstance(beta, list):
-            scalars.update({f"beta_task_{i:02d}": b for i, b in enumerate(beta)})
-        else:
+        if not isinstance(beta, list):
             scalars["beta"] = beta
+        for number, (name, figures) in enumerate(tasks.items()):
+            scalars.update({f"{number:02d}_{name}/{key}": value for key, value in figures.items() if value is not None})
         scalars.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         return scalars
 

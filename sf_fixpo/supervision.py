@@ -23,7 +23,9 @@ from signal_slot.signal_slot import EventLoopProcess
 
 _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
 _POLL_SECONDS = 0.5
+PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _STOP_SECONDS = 40.0
+_PREEMPTED_STOP_SECONDS = 20.0  # with the last resort below, less than the 30 s that a cluster gives at the least
 _LAST_SIGNALS_SECONDS = 5.0  # for what the processes sent before they ended to be received
 _LAST_RESORT_SECONDS = 8.0  # for the run to end once it has been told that nobody is left
 
@@ -55,9 +57,13 @@ def errors_only() -> Iterator[None]:
         stream_handler.setLevel(level)
 
 
-def end_with_parent() -> None:
-    """Ends this process soon after its parent has died, however that died."""
-    parent = os.getppid()
+def end_with_parent(parent: int | None = None) -> None:
+    """Ends this process soon after its parent has died, however that died.
+
+    Args:
+        parent: process id that the parent is known to have, where it may have died before this is called.
+    """
+    parent = parent or os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -80,40 +86,68 @@ class RunContext(SampleFactoryContext):
         end_with_parent()
 
 
+class Preempted(BaseException):
+    """SIGTERM or SIGUSR1 came before there was anything to save; no error, and it ends the program as KeyboardInterrupt does."""
+
+
+def end_when_preempted() -> None:
+    """From now on SIGTERM and SIGUSR1 raise `Preempted` in the main thread, until `asked_to_stop` takes them over."""
+
+    def on_signal(signum, frame) -> None:
+        raise Preempted
+
+    if _is_main_thread():
+        for number in PREEMPTION_SIGNALS:
+            signal.signal(number, on_signal)
+
+
 @contextmanager
-def first_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `ask_to_stop` instead of breaking into whatever runs; the second one breaks in, as usual.
+def asked_to_stop(ask: Callable[[int], None]) -> Iterator[None]:
+    """Signals that end a run call `ask` with their number instead of breaking into whatever runs.
 
-    An update that is cut in the middle leaves weights that nobody has checked, and that must not be saved.
+    These are the first Ctrl-C (the second one breaks in, as usual), and SIGTERM and SIGUSR1, by which clusters announce that they
+    take the machine away. An update that is cut in the middle leaves weights that nobody has checked, and that must not be saved.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield  # only a program's main thread may say what Ctrl-C does; where it is ignored, that stays so
+    if not _is_main_thread():
+        yield  # only a program's main thread may say what a signal does
         return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, *PREEMPTION_SIGNALS)}
 
-    def on_interrupt(signum, frame) -> None:
-        signal.signal(signal.SIGINT, usual)
-        ask_to_stop()
+    def on_signal(signum, frame) -> None:
+        if signum == signal.SIGINT:
+            signal.signal(signum, usual[signum])
+        ask(signum)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number, handler in usual.items():
+        if number != signal.SIGINT or callable(handler):  # a Ctrl-C that is ignored stays so
+            signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes started meanwhile never get a Ctrl-C, not even before they could ask to ignore it; they are told to stop.
+    """Processes started meanwhile never get a signal that ends a run, not even before they could ask to ignore it.
 
-    This process gets its own when the block ends.
+    A terminal and a cluster send them to all processes alike; they are told to stop by this one, which gets its own when the
+    block ends.
     """
-    resource_tracker.ensure_running()  # which unblocks Ctrl-C when it is started itself
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    on_preemption = signal.signal(signal.SIGUSR1, signal.SIG_IGN) if _is_main_thread() else None
+    resource_tracker.ensure_running()  # it blocks the others itself, and unblocks them when it is started
+    if on_preemption is not None:
+        signal.signal(signal.SIGUSR1, on_preemption)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *PREEMPTION_SIGNALS})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _probe(context: SampleFactoryContext, connection, cfg) -> None:
@@ -216,14 +250,16 @@ class ProcessWatch:
         self._on_death = on_death
         self._on_overdue = on_overdue
         self._stopping_since: float | None = None
+        self._patience = _STOP_SECONDS
         self._done = threading.Event()
         self.killed = False
         self._thread = threading.Thread(target=self._watch, daemon=True, name="process_watch")
         self._thread.start()
 
-    def expect_end(self) -> None:
-        """From now on processes are expected to end, all within a time."""
+    def expect_end(self, preempted: bool = False) -> None:
+        """From now on processes are expected to end, all within a time, which is shorter where the machine is taken away."""
         if self._stopping_since is None:
+            self._patience = _PREEMPTED_STOP_SECONDS if preempted else _STOP_SECONDS
             self._stopping_since = time.monotonic()
 
     def close(self) -> None:
@@ -247,8 +283,8 @@ class ProcessWatch:
                 all_dead_since = None
             elif started and all_dead_since is None:
                 all_dead_since = now
-            if now - self._stopping_since > _STOP_SECONDS and len(dead) < len(started):
-                log.error("Some processes did not stop within %.0f s: killed", _STOP_SECONDS)
+            if now - self._stopping_since > self._patience and len(dead) < len(started):
+                log.error("Some processes did not stop within %.0f s: killed", self._patience)
                 self.killed = True
                 kill_tree([p.pid for p in started if p.is_alive()])
             elif all_dead_since is None or now - all_dead_since < _LAST_SIGNALS_SECONDS:

@@ -1,6 +1,7 @@
 """Training: `python -m sf_fixpo.train --env=NAME [flags]`, or `fixpo-train`.
 
-Exit status: 0 trained; 1 the run failed (its error is printed); 2 bad input, before any process was started; 130 Ctrl-C.
+Exit status: 0 trained; 1 the run failed (its error is printed); 2 bad input, before any process was started; 75 SIGTERM or
+SIGUSR1 (a cluster takes the machine away): what was learned is saved, the same command goes on from there; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from envs import Suite, UnknownEnvError, find_suite, list_envs
 from envs.names import did_you_mean
 from sf_fixpo.checkpoints import CheckpointError
 from sf_fixpo.config import add_fixpo_args, faults
-from sf_fixpo.runner import InvalidRunError, run_fixpo
-from sf_fixpo.supervision import EnvironmentStartError, errors_only, set_console_log_level
+from sf_fixpo.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.runner import PREEMPTED, InvalidRunError, run_fixpo
+from sf_fixpo.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
 from sf_fixpo.worker import LEARNERS
 
-EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130}
+EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130, PREEMPTED: 75}
 BAD_INPUT = 2
 PRESETS = ("paper", "laptop")
 
@@ -75,6 +77,7 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     _add_program_args(parser)
     _extend_sample_factory_args(parser)
     add_fixpo_args(parser)
+    add_eval_args(parser)
     suite.add_args(parser)
 
     def refuse(message: str) -> NoReturn:
@@ -108,14 +111,13 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         with errors_only():
             cfg = maybe_load_from_checkpoint(cfg)
     cfg = AttrDict(cfg if isinstance(cfg, dict) else vars(cfg))
+    cfg.task_names = list(suite.tasks(cfg))
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
     if cfg.device == "gpu" and not torch.cuda.is_available():
         found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
-    if cfg.beta_scope == "per_task":
-        found.append(f"--beta_scope=per_task: --env={cfg.env} is one task; use shared")
     if not cfg.env_start_timeout > 0:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
-    found += faults(cfg) + suite.faults(cfg)
+    found += faults(cfg) + eval_faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")
     if found:
@@ -132,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
         argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
     set_console_log_level("warning")
+    end_when_preempted()
     try:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)
@@ -145,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_STATUS[ExperimentStatus.FAILURE]
     except KeyboardInterrupt:
         return EXIT_STATUS[ExperimentStatus.INTERRUPTED]
+    except Preempted:
+        return EXIT_STATUS[PREEMPTED]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Update:
         kl_max_primary: tensor, largest divergence seen by a primary step.
         trace: (epoch, phase, statistic, beta) of every gradient step, tensors; None when this update is not traced.
         last_losses: tensors of the last primary step, for the `train/` scalars.
+        per_task: whether each task has its own beta.
     """
 
     batch: TensorDict
@@ -65,6 +66,7 @@ class Update:
     statistics_scale: float = 1.0
     backtrack_scale: float = 1.0
     rolled_back: bool = False
+    per_task: bool = False
 
     def __post_init__(self) -> None:
         """Lays out what the losses index for each minibatch."""
@@ -72,7 +74,7 @@ class Update:
         # the distribution that the KL is measured from; the likelihood ratio keeps the behaviour's log-probabilities
         view["action_logits"] = self.ref_logits
         view["kl_mask"] = self.mask
-        for key in ("dones_cpu", "rewards_cpu", "task_id"):
+        for key in ("dones_cpu", "rewards_cpu", *(("task_id",) if self.per_task else ())):
             if key in self.batch:
                 view[key] = self.batch[key]
         self.loss_view = view

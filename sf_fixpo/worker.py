@@ -23,6 +23,11 @@ class FixPOLearnerWorker(LearnerWorker):
         learner_class = LEARNERS[cfg.algo]
         self.learner = learner_class(cfg, env_info, buffer_mgr.policy_versions, policy_id, self.param_server)
 
+    def on_task_returns(self, returns: dict[int, list[float | None]]) -> None:
+        """Takes over what the runner knows of the tasks' returns, by policy, for the update log."""
+        if isinstance(self.learner, FixPOLearner):
+            self.learner.task_returns = returns[self.learner.policy_id]
+
     def start_batcher_thread(self) -> None:
         """As sample-factory's, but a daemon: its endless loop would keep the process alive after the learner's error."""
         self.batcher.event_loop.process = self.event_loop.process

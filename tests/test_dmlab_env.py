@@ -83,7 +83,7 @@ def test_a_wrong_name_is_answered_with_near_ones():
     assert "--env=dmlab_30_rooms_colect_good" in fault
     assert NAME in fault
     (fault,) = SUITE.faults(make_cfg(env="dmlab_30_lasertag_one_opponent_small"))
-    assert "this version plays" in fault
+    assert "--dmlab_engine=vizdoom has no lasertag_one_opponent_small; it plays" in fault
 
 
 def test_all_faults_come_at_once():
@@ -272,7 +272,7 @@ def test_an_engine_that_cannot_start_an_episode_is_reported_with_the_level(make,
 
     env.close()
     monkeypatch.setattr(env, "_lab", Broken())
-    with pytest.raises(RuntimeError, match=r"rooms_collect_good_objects_train.*data set not found.*--dmlab30_dataset"):
+    with pytest.raises(RuntimeError, match=r"rooms_collect_good_objects_train.*data set not found.*--dmlab_dataset"):
         env.reset()
 
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import torch
+from rich.console import Console
 from sample_factory.model.actor_critic import create_actor_critic
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 
 from benchmarks.synthetic import box_actions, make_cfg, small_shape, vector_space
-from sf_fixpo import evaluate, evaluation_worker
+from envs import find_suite
+from envs.dmlab.names import test_level
+from sf_fixpo import evaluate, evaluation, evaluation_worker, train
 from sf_fixpo.evaluation_worker import Job
+from sf_fixpo.model import make_actor_critic
 
 MIXED = gym.spaces.Tuple((gym.spaces.Discrete(3), box_actions(2)))
 
@@ -87,7 +94,7 @@ def play_countdowns(monkeypatch, episodes: int, pool: bool, max_envs: int = 4, e
     monkeypatch.setattr(evaluation_worker, "find_suite", lambda name: SimpleNamespace(name="test", make_env=make_env))
     messages: list[tuple] = []
     cfg = {"env": "countdown"} | ({"env_agents": env_agents} if pool else {})
-    evaluation_worker.play(Job(SimpleCfg(cfg), None, 0, episodes, 0, False, max_envs), messages.append)
+    evaluation_worker.play(Job(SimpleCfg(cfg), None, 0, 0, episodes, 0, False, max_envs), messages.append)
     return messages
 
 
@@ -118,7 +125,7 @@ def test_mean_and_standard_error():
     result = evaluate.make_result([1.0, 2.0, 3.0, 6.0], [1, 1, 1, 1], "x")
     assert (result.mean, result.se) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
     assert math.isnan(evaluate.make_result([1.0], [1], "x").se)
-    assert evaluate.share_out(7, 3) == [3, 2, 2]
+    assert evaluation.share_out(7, 3) == [3, 2, 2]
 
 
 def test_actions_take_the_form_the_environment_wants():
@@ -173,13 +180,13 @@ def test_a_worker_that_fails_ends_the_program_with_its_error(experiment, tmp_pat
     assert "Traceback" in capsys.readouterr().err
 
 
-def die(pipe, job):
+def die(pipe):
     os._exit(7)
 
 
 def test_a_worker_that_dies_ends_the_program(experiment, monkeypatch):
-    monkeypatch.setattr(evaluate, "play_in_process", die)
-    with pytest.raises(evaluate.WorkerError, match="exit code 7"):
+    monkeypatch.setattr(evaluation, "play_in_process", die)
+    with pytest.raises(evaluate.WorkerError, match=r"gym_CartPole-v1: evaluation worker . died .exit code 7"):
         evaluate.evaluate(evaluate.load_config(experiment), None, 2, 2)
 
 
@@ -209,3 +216,133 @@ def test_bad_input_is_one_message_and_status_2(experiment, tmp_path, capsys):
     for argv in ([str(tmp_path)], [str(experiment), "--env=no_such"], [str(experiment), "--checkpoint=best"]):
         assert evaluate.main(argv) == 2
         assert capsys.readouterr().err.strip()
+
+
+# -- several levels -----------------------------------------------------------------------------------------------------------
+
+LEVELS = "rooms_collect_good_objects,rooms_select_nonmatching_object"
+TEST_LEVELS = ["rooms_collect_good_objects_test", "rooms_select_nonmatching_object_test"]
+
+
+@pytest.mark.parametrize(
+    ("envs", "episodes", "workers", "jobs"),
+    [(1, 50, 2, 2), (1, 3, 8, 3), (30, 50, 2, 2), (30, 50, 64, 7), (30, 1, 64, 1), (30, 10, 60, 2), (2, 50, 64, 32)],
+)
+def test_one_environment_keeps_all_workers_busy_and_many_are_split_no_further_than_they_must(envs, episodes, workers, jobs):
+    assert evaluation.jobs_per_env(envs, episodes, workers) == jobs
+    assert sum(evaluation.share_out(episodes, jobs)) == episodes
+
+
+def worker_processes() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children() if "spawn_main" in " ".join(process.cmdline())]
+
+
+@pytest.mark.xdist_group("processes")
+def test_levels_share_the_workers(experiment):
+    names = ("gym_CartPole-v1", "gym_MountainCar-v0", "gym_CartPole-v1")
+    cfgs = [evaluate.load_config(experiment, env) for env in names]
+    before = {process.pid for process in worker_processes()}
+    at_once, seen = set(), []
+
+    def on_episode(env: int, episode_return: float) -> None:
+        at_once.add(len({process.pid for process in worker_processes()} - before))
+        seen.append((env, episode_return))
+
+    results = evaluation.evaluate_all(cfgs, None, 4, 2, seed=5, on_episode=on_episode)
+    assert max(at_once) <= 2, "three jobs, two processes"
+    assert sorted(seen) == sorted((env, value) for env, result in enumerate(results) for value in result.returns)
+    assert results[1].returns == (-200.0,) * 4
+    assert results[1].lengths == (200,) * 4
+    assert len(set(results[0].returns)) > 1
+    assert results[2] == results[0], "whichever worker plays a job makes no difference"
+
+
+@pytest.mark.xdist_group("processes")
+def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
+    cfg = evaluate.load_config(experiment)
+    broken = dict(cfg, env="gym_NoSuchThing-v0")
+    with pytest.raises(evaluate.WorkerError, match=r"(?s)gym_NoSuchThing-v0: evaluation worker \d failed:.*NoSuchThing"):
+        evaluation.evaluate_all([cfg, cfg, broken, cfg], None, 2, 2)
+    assert worker_processes() == []
+
+
+@pytest.fixture(scope="module")
+def dmlab_experiment(tmp_path_factory):
+    """A run on two levels of DMLab-30 as training leaves it: shaped rewards, a network that was made with `task_id` in sight."""
+    folder = tmp_path_factory.mktemp("runs") / "rooms"
+    (folder / "checkpoint_p0").mkdir(parents=True)
+    flags = ["--env=dmlab_30", f"--dmlab_levels={LEVELS}", "--dmlab_engine=vizdoom", "--preset=laptop", "--env_frameskip=60"]
+    flags += ["--dmlab_optimistic_rewards=True", f"--train_dir={folder.parent}", "--experiment=rooms"]
+    cfg = train.parse_cfg([*flags, "--restart_behavior=overwrite"])
+    env = find_suite(cfg.env).make_env(cfg.env, cfg, None, None)
+    assert "task_id" in env.observation_space.spaces
+    torch.manual_seed(0)
+    network = make_actor_critic(cfg, env.observation_space, env.action_space)
+    env.close()
+    (folder / "config.json").write_text(json.dumps(cfg))
+    torch.save({"model": network.state_dict()}, folder / "checkpoint_p0" / "checkpoint_000000001_64.pth")
+    return folder
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_run_on_several_levels_is_evaluated_on_the_test_variants_of_all(dmlab_experiment, capsys):
+    assert evaluate.main([str(dmlab_experiment), "--episodes=2", "--workers=2"]) == 0
+    out = capsys.readouterr().out
+    for level in TEST_LEVELS:
+        assert re.search(rf"{level} +-?\d+\.\d\d +\d+\.\d\d +2 *\n", out), out
+    assert "no normalised score: the engine is vizdoom, a stand-in" in out
+    assert "DMLab-30 score" not in out
+    record = json.loads((dmlab_experiment / "eval_checkpoint_000000001_64_test.json").read_text())
+    assert list(record["levels"]) == TEST_LEVELS
+    assert record["score"] is None
+    assert "stand-in" in record["no_score"]
+    for result in record["levels"].values():
+        assert result["engine"] == "vizdoom"
+        assert result["normalised"] is None
+        assert len(result["returns"]) == 2
+        assert result["mean"] == pytest.approx(np.mean(result["returns"]))
+        # an object is worth 1 or 10, a teleporter 1: shaped, each would be 4.8 at most, and no whole number
+        assert all(value == int(value) for value in result["returns"])
+    assert any(value for result in record["levels"].values() for value in result["returns"])
+
+
+def test_the_training_levels_are_another_split(dmlab_experiment):
+    assert [cfg.env for cfg in evaluate.load_configs(dmlab_experiment, "train")] == [
+        "dmlab_30_rooms_collect_good_objects",
+        "dmlab_30_rooms_select_nonmatching_object",
+    ]
+    [one] = evaluate.load_configs(dmlab_experiment, "test", "dmlab_30_rooms_collect_good_objects")
+    assert one.env == "dmlab_30_rooms_collect_good_objects", "one level that is asked for is that level"
+    assert evaluate.level_name(one.env) == "rooms_collect_good_objects_train"
+    assert evaluate.load_config(dmlab_experiment).env == "dmlab_30"
+    three = evaluate.load_configs(dmlab_experiment, "test", "dmlab_30_rooms")
+    assert [evaluate.level_name(cfg.env) for cfg in three] == [
+        "rooms_collect_good_objects_test",
+        "rooms_exploit_deferred_effects_test",
+        "rooms_select_nonmatching_object_test",
+    ]
+
+
+def lab_results(means: dict[str, float], engine: str = "deepmind_lab") -> dict[str, evaluate.EvalResult]:
+    return {level: evaluation.make_result([mean, mean], [1, 1], engine) for level, mean in means.items()}
+
+
+def test_scores_on_the_real_engine_are_shown_with_the_name_they_deserve(capsys):
+    results = lab_results({"rooms_collect_good_objects_test": 5.0365, "rooms_exploit_deferred_effects_test": 100.0})
+    scores, line = evaluate.scores_of(results)
+    assert line == "mean capped human-normalised score over 2 levels: 75.0 (without the cap 84.3)"
+    evaluate.show(Console(width=100), "checkpoint", results, scores)
+    out = capsys.readouterr().out
+    assert re.search(r"rooms_collect_good_objects_test +5\.04 +0\.00 +2 +50\.0 +50\.0", out)
+    assert re.search(r"rooms_exploit_deferred_effects_test +100\.00 +0\.00 +2 +118\.6 +100\.0", out)
+    thirty, line = evaluate.scores_of(lab_results({test_level(level): 1e9 for level in DMLAB30_LEVELS}))
+    assert thirty is not None
+    assert line.startswith("DMLab-30 score: 100.0 (")
+    mixed = lab_results({"rooms_watermaze_test": 1.0}) | lab_results({"rooms_keys_doors_puzzle_test": 1.0}, "vizdoom")
+    assert evaluate.scores_of(mixed)[0] is None
+    assert evaluate.scores_of(lab_results({"gym_CartPole-v1": 1.0}, "gym")) == (None, "")
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_played(experiment, tmp_path, capsys):
+    assert evaluate.main([str(experiment), f"--json={tmp_path}/missing/result.json"]) == 2
+    assert "--json=" in capsys.readouterr().err

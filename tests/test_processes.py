@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -159,3 +160,37 @@ def test_ctrl_c_saves_and_ends(learning, tmp_path):
     assert "Traceback" not in learning.stderr
     *_, saved = checkpoints_of(tmp_path / "run")  # one more where an update ended between the two that the stop saves
     assert checkpoints.load(saved)["env_steps"] >= 64
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_preemption_saves_and_ends_with_a_status_of_its_own(learning, tmp_path, number):
+    asked = time.monotonic()
+    os.killpg(learning.popen.pid, number)  # a cluster may send it to every process of a job
+    assert learning.wait(60) == 75
+    assert time.monotonic() - asked < 30
+    learning.assert_nothing_left()
+    assert "Traceback" not in learning.stderr
+    assert "leaked" not in learning.stderr
+    *_, saved = checkpoints_of(tmp_path / "run")
+    state = checkpoints.load(saved)
+    rows = [json.loads(row) for row in rows_of(tmp_path / "run")]
+    assert state["env_steps"] >= rows[-1]["env_steps"], "nothing that was learned is lost"
+    assert state["fixpo"]["multiplier"]["beta"].tolist() == pytest.approx([rows[-1]["beta"]])
+
+
+def test_preemption_while_the_environment_starts(tmp_path):
+    argv = [FAULTY, "hangs_at_start", f"--train_dir={tmp_path}", "--experiment=faulty", *PARALLEL]
+    with started(tmp_path / "output", *argv) as run:
+        run.wait_until(lambda: len(run.processes()) > 1)
+        os.killpg(run.popen.pid, signal.SIGTERM)
+        assert run.wait(20) == 75, run.report()
+        run.assert_nothing_left()
+    assert "Traceback" not in run.stderr
+
+
+def test_preemption_of_a_serial_run(tmp_path):
+    with started(tmp_path / "output", *train_command(tmp_path, "run", *SERIAL, LONG)) as run:
+        run.wait_until(lambda: len(rows_of(tmp_path / "run")) >= 3)
+        run.popen.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 75, run.report()
+    assert checkpoints_of(tmp_path / "run")

@@ -16,7 +16,7 @@ import numpy as np
 import vizdoom
 from vizdoom import Button, GameVariable, Mode, ScreenFormat, ScreenResolution
 
-from envs.dmlab.resources import OBJECTS, resource_wad
+from envs.dmlab.resources import SLOTS, counts, resource_wad
 from envs.dmlab.workspace import Workspace, sweep
 
 # The player takes no input during the first tics of a map.
@@ -30,7 +30,7 @@ _BUTTONS = [
     Button.JUMP,
     Button.CROUCH,
 ]
-_COUNTERS = [getattr(GameVariable, f"AMMO{(i + 1) % 10}") for i in range(len(OBJECTS))]
+_COUNTERS = [getattr(GameVariable, f"AMMO{(i + 1) % 10}") for i in range(SLOTS)]
 _POSE = [GameVariable.POSITION_X, GameVariable.POSITION_Y, GameVariable.POSITION_Z, GameVariable.ANGLE, GameVariable.PITCH]
 
 # The engine renders at fixed sizes only; these have the proportions 4:3 of DeepMind Lab's view.
@@ -41,7 +41,7 @@ LARGEST_SIZE = _SIZES[-1]
 # closes the engine in its own time; a program that is killed takes the engine with it, where the system has a way to ask for it.
 _LAUNCHER = """#!/bin/sh
 cd "$(dirname "$0")" || exit 1
-trap '' INT
+trap '' INT TERM USR1
 if setpriv --pdeathsig KILL true 2> /dev/null; then
     exec setpriv --pdeathsig KILL -- "{executable}" "$@"
 fi
@@ -181,9 +181,9 @@ class Doom:
             return screen.copy()
         return cv2.resize(screen, self._size, interpolation=cv2.INTER_AREA)
 
-    def counts(self) -> list[int]:
-        """How many of each of `resources.OBJECTS` were picked up by the last update."""
-        return [int(self._game.get_game_variable(counter)) for counter in _COUNTERS]
+    def counts(self) -> tuple[int, ...]:
+        """How many of each of `resources.OBJECTS` were picked up on this map by the last update."""
+        return counts([int(self._game.get_game_variable(counter)) for counter in _COUNTERS])
 
     def pose(self) -> tuple[float, float, float, float, float]:
         """x, y, z of the player's feet (units), yaw and pitch (degrees, down is positive), at the last update."""

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from sample_factory.utils.utils import log
+from sf_examples.dmlab.dmlab30 import LEVEL_MAPPING
 
 DEEPMIND_LAB = "deepmind_lab"
 VIZDOOM = "vizdoom"
@@ -36,6 +37,19 @@ def installed(engine: str) -> bool:
 def installed_engines() -> tuple[str, ...]:
     """The engines of this machine, the real one first."""
     return tuple(engine for engine in (DEEPMIND_LAB, VIZDOOM) if installed(engine))
+
+
+def playable_levels(engine: str) -> tuple[str, ...]:
+    """Names of the level files that an engine has.
+
+    Args:
+        engine: `deepmind_lab` or `vizdoom`.
+    """
+    if engine == DEEPMIND_LAB:
+        return tuple(dict.fromkeys([*LEVEL_MAPPING, *LEVEL_MAPPING.values()]))
+    from envs.dmlab.levels import LEVELS
+
+    return tuple(LEVELS)
 
 
 def choose_engine(asked: str) -> str | None:

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
 import numpy as np
+from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS, DMLAB_MAX_INSTRUCTION_LEN, DMLAB_VOCABULARY_SIZE
+from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
 from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFFIX, DmlabRewardShapingWrapper
 
 from envs.dmlab import engines
-from envs.dmlab.level_cache import LevelCacheProxy, make_level_cache
-from envs.dmlab.names import dmlab30_level, is_hold_out, level_path
+from envs.dmlab.level_cache import LevelCache, make_level_cache
+from envs.dmlab.names import is_hold_out, level_path, levels_of
 from envs.seeding import env_seeds
 
 PIXELS = "RGB_INTERLEAVED"
+TASK_ID = "task_id"
+
+# Chooses among the variations of a level (themes, maps) those that are kept for evaluation; IMPALA's evaluation has this number.
+_EVALUATION_MIXER_SEED = 0x600D5EED
 
 
 class DmLabEnv(gymnasium.Env):
     """One level of DMLab-30.
 
-    Observations: `obs`, uint8, (3, height, width) or, with `--pixel_format=HWC`, (height, width, 3). Actions: an index into
-    sample-factory's action set. An episode that ends is `terminated`, never `truncated`: DeepMind Lab does not say whether the
-    last goal or the clock ended it, and in these levels the clock is part of the task. The observation of the last step is the
-    frame before it, because DeepMind Lab gives none after the end.
+    Observations: `obs`, uint8, (3, height, width) or, with `--pixel_format=HWC`, (height, width, 3); `INSTR`, int32 (16,), the
+    words of the instruction as sample-factory's hash buckets, 0 after the last, with `--dmlab_with_instructions`; `task_id`,
+    int32 (1,), in runs on several levels. Actions: an index into sample-factory's action set. An episode that ends is
+    `terminated`, never `truncated`: DeepMind Lab does not say whether the last goal or the clock ended it, and in these levels
+    the clock is part of the task. The observation of the last step is the frame before it, because DeepMind Lab gives none after
+    the end.
 
     Attributes:
         level_name: such as `rooms_collect_good_objects_train`.
-        task_id: number of the level in a multi-task run; 0 here.
+        task_id: number of the level in a run on several; 0 in a run on one.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own form)
 
-    def __init__(self, level: str, cfg: Any, env_config: Any = None, render_mode: str | None = None):
+    def __init__(
+        self,
+        level: str,
+        cfg: Any,
+        env_config: Any = None,
+        render_mode: str | None = None,
+        task_id: int = 0,
+        num_tasks: int = 1,
+    ):
         """Starts the engine.
 
         Args:
@@ -40,6 +57,8 @@ class DmLabEnv(gymnasium.Env):
             cfg: the parsed flags; `dmlab_engine` may still be `auto`.
             env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
             render_mode: `rgb_array` or None.
+            task_id: number of the level among those of the run.
+            num_tasks: how many levels the run has.
 
         Raises:
             ImportError: the engine is not installed.
@@ -51,12 +70,21 @@ class DmLabEnv(gymnasium.Env):
         tables = engines.sample_factory_tables()
         actions = tables.EXTENDED_ACTION_SET if cfg.dmlab_extended_action_set else tables.ACTION_SET
         self.level_name = level
-        self.task_id = 0
+        self.task_id = task_id
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Discrete(len(actions))
         self._channels_first = cfg.pixel_format == "CHW"
         shape = (3, cfg.res_h, cfg.res_w) if self._channels_first else (cfg.res_h, cfg.res_w, 3)
-        self.observation_space = gymnasium.spaces.Dict({"obs": gymnasium.spaces.Box(0, 255, shape, np.uint8)})
+        observed: dict[str, gymnasium.Space] = {"obs": gymnasium.spaces.Box(0, 255, shape, np.uint8)}
+        if cfg.dmlab_with_instructions:
+            shape = (DMLAB_MAX_INSTRUCTION_LEN,)
+            observed[DMLAB_INSTRUCTIONS] = gymnasium.spaces.Box(0, DMLAB_VOCABULARY_SIZE, shape, np.int32)
+        if num_tasks > 1:
+            observed[TASK_ID] = gymnasium.spaces.Box(0, num_tasks - 1, (1,), np.int32)
+        self.observation_space = gymnasium.spaces.Dict(observed)
+        self._observed = frozenset(observed)
+        self._engine_observations = [PIXELS, DMLAB_INSTRUCTIONS] if cfg.dmlab_with_instructions else [PIXELS]
+        self._instruction = ""
         self._actions = np.array(actions, dtype=np.intc)
         self._frameskip = int(cfg.env_frameskip)
         self._cfg, self._env_config = cfg, env_config
@@ -64,13 +92,13 @@ class DmLabEnv(gymnasium.Env):
         self._frame = np.zeros((cfg.res_h, cfg.res_w, 3), np.uint8)
         self._return = 0.0
         self._frames = 0
-        self._cache: LevelCacheProxy | None = None
+        self._cache: LevelCache | None = None
         self.engine = engine  # results name it
         if engine == engines.DEEPMIND_LAB:
             self._cache = make_level_cache(cfg, level)
         self._lab = engines.engine_module(engine).Lab(
             level_path(level),
-            [PIXELS],
+            self._engine_observations,
             config=_lab_config(level, cfg),
             renderer=cfg.dmlab_renderer,
             level_cache=self._cache,
@@ -96,18 +124,16 @@ class DmLabEnv(gymnasium.Env):
         if seed is not None or self._seeds is None:
             self._seeds = np.random.default_rng(env_seeds(self._cfg, self._env_config, salt=seed or 0)[0])
         # DeepMind Lab takes nothing but a Python int below 2**31.
-        episode_seed = int(self._seeds.integers(2**31))
-        if self._cache is not None:
-            self._cache.seed = episode_seed
+        episode_seed = int(self._seeds.integers(2**31)) if self._cache is None else self._cache.claim_seed(self._seeds)
         try:
             self._lab.reset(seed=episode_seed)
         except RuntimeError as error:
             raise RuntimeError(
                 f"{self.level_name}, seed {episode_seed}: no episode could be started: {error} "
-                f"[two psychlab levels need the images of Brady et al. 2008 in --dmlab30_dataset={self._cfg.dmlab30_dataset}]"
+                f"[two psychlab levels need the images of Brady et al. 2008 in --dmlab_dataset={self._cfg.dmlab_dataset}]"
             ) from error
         self._return, self._frames = 0.0, 0
-        self._frame = self._lab.observations()[PIXELS]
+        self._observe()
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -126,7 +152,7 @@ class DmLabEnv(gymnasium.Env):
         reward = float(self._lab.step(self._actions[int(np.asarray(action).item())], num_steps=self._frameskip))
         terminated = not self._lab.is_running()
         if not terminated:
-            self._frame = self._lab.observations()[PIXELS]
+            self._observe()
         self._return += reward
         self._frames += self._frameskip
         info: dict[str, Any] = {"num_frames": self._frameskip}
@@ -145,9 +171,27 @@ class DmLabEnv(gymnasium.Env):
         """Stops the engine."""
         self._lab.close()
 
+    def _observe(self) -> None:
+        """Takes what the engine shows now, which it does not show again after the end."""
+        observations = self._lab.observations()
+        self._frame = observations[PIXELS]
+        self._instruction = observations.get(DMLAB_INSTRUCTIONS, "")
+
     def _observation(self) -> dict[str, np.ndarray]:
         frame = np.ascontiguousarray(self._frame.transpose(2, 0, 1)) if self._channels_first else self._frame
-        return {"obs": frame}
+        observation = {"obs": frame}
+        if DMLAB_INSTRUCTIONS in self._observed:
+            observation[DMLAB_INSTRUCTIONS] = np.array(word_buckets(self._instruction), np.int32)
+        if TASK_ID in self._observed:
+            observation[TASK_ID] = np.array([self.task_id], np.int32)
+        return observation
+
+
+@lru_cache(maxsize=4096)
+def word_buckets(instruction: str) -> tuple[int, ...]:
+    """An instruction as the network reads it: a number in [1, 999] for each of its first 16 words, then zeros."""
+    buckets = [string_to_hash_bucket(word, DMLAB_VOCABULARY_SIZE) for word in instruction.split()[:DMLAB_MAX_INSTRUCTION_LEN]]
+    return (*buckets, *[0] * (DMLAB_MAX_INSTRUCTION_LEN - len(buckets)))
 
 
 def _lab_config(level: str, cfg: Any) -> dict[str, str]:
@@ -155,18 +199,26 @@ def _lab_config(level: str, cfg: Any) -> dict[str, str]:
     config = {
         "width": str(cfg.res_w),
         "height": str(cfg.res_h),
-        "datasetPath": os.path.expanduser(cfg.dmlab30_dataset),
+        "datasetPath": os.path.expanduser(cfg.dmlab_dataset),
     }
     if is_hold_out(level):
-        config["allowHoldOutLevels"] = "true"
+        config.update(allowHoldOutLevels="true", mixerSeed=str(_EVALUATION_MIXER_SEED))
     return config
+
+
+def choose_task(num_tasks: int, cfg: Any, env_config: Any) -> int:
+    """Which of a run's levels an environment plays: all in turn, or with `--dmlab_one_task_per_worker` one for each worker."""
+    if env_config is None:
+        return 0
+    number = env_config.worker_index if cfg.dmlab_one_task_per_worker else env_config.env_id
+    return number % num_tasks
 
 
 def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> gymnasium.Env:
     """Makes one environment; sample-factory's factory signature.
 
     Args:
-        full_env_name: `dmlab_30_` and a level.
+        full_env_name: a level, or a set of levels, of which the environment plays one.
         cfg: the parsed flags.
         env_config: sample-factory's record with `env_id`, or None.
         render_mode: `rgb_array` or None.
@@ -179,8 +231,9 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
         ImportError: the engine is not installed.
         RuntimeError: the engine cannot start the level.
     """
-    level = dmlab30_level(full_env_name)
-    if level is None:
+    levels = levels_of(full_env_name, cfg.dmlab_levels)
+    if not levels:
         raise ValueError(f"--env={full_env_name}: not a level of DMLab-30")
-    env: gymnasium.Env = DmLabEnv(level, cfg, env_config, render_mode)
+    task = choose_task(len(levels), cfg, env_config)
+    env: gymnasium.Env = DmLabEnv(levels[task], cfg, env_config, render_mode, task, len(levels))
     return DmlabRewardShapingWrapper(env) if cfg.dmlab_optimistic_rewards else env

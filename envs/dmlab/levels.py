@@ -1,73 +1,25 @@
 """The levels the stand-in engine can play: what stands where, what it is worth, when the episode ends.
 
-A level is a class with the few methods of `Level`; `LEVELS` maps DeepMind Lab's level names to them. Adding a level means adding
-a class here (and, where it needs a new object, one drawing in `sprites.py` and one name in `resources.OBJECTS`).
+A level is a class with the few methods of `scene.Level`; `LEVELS` maps DeepMind Lab's level names to them. Adding a level means
+adding a class (and, where it needs a new object, one drawing in `sprites.py` and one name in `resources.OBJECTS`).
 """
 
 from __future__ import annotations
 
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from envs.dmlab.maze_levels import GoalLocations, ObjectLocations
 from envs.dmlab.motion import FRAMES_PER_SECOND
-from envs.dmlab.resources import PIXEL_STRETCH, editor_number
-from envs.dmlab.wad import PLAYER_START, Room, Thing, map_lumps, pack_wad, text_map
+from envs.dmlab.resources import PIXEL_STRETCH
+from envs.dmlab.rooms_levels import ExploitDeferredEffectsTest, ExploitDeferredEffectsTrain, SelectNonmatchingObject
+from envs.dmlab.scene import Level, Pose, Scene
+from envs.dmlab.wad import Room
 
 LEVEL_FOLDER = "contributed/dmlab30/"
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The world at the start of an episode.
-
-    Attributes:
-        rooms: the walls.
-        objects: (name, x, y) of everything that can be picked up.
-        start: (x, y, yaw in whole degrees) of the player.
-    """
-
-    rooms: tuple[Room, ...]
-    objects: tuple[tuple[str, float, float], ...]
-    start: tuple[float, float, int]
-
-    def wad(self) -> bytes:
-        """The scene as a WAD with the map `MAP01`."""
-        x, y, yaw = self.start
-        things = [Thing(x, y, PLAYER_START, yaw)]
-        things += [Thing(ox, oy, editor_number(name)) for name, ox, oy in self.objects]
-        return pack_wad(map_lumps("MAP01", text_map(self.rooms, things)))
-
-
-class Level(ABC):
-    """One episode after another of one level.
-
-    Attributes:
-        frames: most frames an episode can last.
-        hold_out: whether it is a test level, which DeepMind Lab starts only where the config allows it.
-    """
-
-    frames: int
-    hold_out = False
-
-    @abstractmethod
-    def start(self, rng: np.random.Generator) -> Scene:
-        """Begins an episode; every choice comes from `rng`."""
-
-    @abstractmethod
-    def picked_up(self, name: str, count: int, frame: int) -> float:
-        """The reward for picking up `count` objects called `name` up to `frame`."""
-
-    @abstractmethod
-    def last_frame(self) -> int:
-        """The frame with which the episode ends, as far as is known by now."""
-
-    def watchful(self) -> bool:
-        """Whether the next pickup may end the episode, so that its exact frame counts."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -134,8 +86,9 @@ class CollectGoodObjects(Level):
         y = (self._SIZE[1] - (rows - 1) * self._SPACING) / 2 + cell // columns * self._SPACING
         return x, y
 
-    def picked_up(self, name: str, count: int, frame: int) -> float:
+    def picked_up(self, name: str, count: int, frame: int, pose: Pose) -> float:
         """One point for a good object, minus one for a bad one."""
+        del pose
         self._pickups += count
         if self._pickups >= self._PICKUPS_TO_END and self._end == self.frames:
             self._end = min(frame + self._FRAMES_AFTER_LAST, self.frames)
@@ -170,6 +123,11 @@ class CollectGoodObjectsTest(CollectGoodObjects):
 LEVELS: Mapping[str, type[Level]] = {
     "rooms_collect_good_objects_train": CollectGoodObjectsTrain,
     "rooms_collect_good_objects_test": CollectGoodObjectsTest,
+    "rooms_select_nonmatching_object": SelectNonmatchingObject,
+    "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
+    "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "explore_goal_locations_small": GoalLocations,
+    "explore_object_locations_small": ObjectLocations,
 }
 
 

@@ -54,6 +54,7 @@ PAPER = MappingProxyType(
         "res_h": 72,
         "dmlab_extended_action_set": True,
         "dmlab_use_level_cache": True,
+        "dmlab_with_instructions": True,
         "dmlab_optimistic_rewards": True,
     }
 )
@@ -98,6 +99,7 @@ LAPTOP = MappingProxyType(
         "res_h": 36,
         "dmlab_extended_action_set": False,
         "dmlab_use_level_cache": False,
+        "dmlab_with_instructions": False,
         "dmlab_optimistic_rewards": False,
     }
 )

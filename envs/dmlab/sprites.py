@@ -11,11 +11,20 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
+from envs.dmlab.shapes import COLOURS, MODELS, SHAPES
+
 SPRITE_SIZE = 64  # pixels a side
 TEXTURE_SIZE = 128
 _OVERSAMPLING = 4
 
+_CAGED = "caged "
+
 Box = tuple[float, float, float, float]
+
+
+def caged(shape: str) -> str:
+    """The name of a shape that stands in a cage."""
+    return _CAGED + shape
 
 
 def palette() -> np.ndarray:
@@ -70,9 +79,61 @@ def draw_cake(draw: ImageDraw.ImageDraw) -> None:
 def draw_balloon(draw: ImageDraw.ImageDraw) -> None:
     """A yellow balloon on a string."""
     draw.rectangle(_box(31, 44, 33, 63), fill=(255, 255, 255, 255))
-    draw.polygon([(p[0] * _OVERSAMPLING, p[1] * _OVERSAMPLING) for p in ((26, 52), (38, 52), (32, 42))], fill=(255, 153, 0, 255))
+    draw.polygon(_points((26, 52), (38, 52), (32, 42)), fill=(255, 153, 0, 255))
     draw.ellipse(_box(10, 0, 54, 46), fill=(255, 255, 0, 255))
     draw.ellipse(_box(20, 8, 30, 20), fill=(255, 255, 204, 255))
+
+
+def draw_apple(draw: ImageDraw.ImageDraw) -> None:
+    """A red apple with a leaf."""
+    draw.ellipse(_box(6, 18, 40, 62), fill=(204, 0, 0, 255))
+    draw.ellipse(_box(24, 18, 58, 62), fill=(255, 0, 0, 255))
+    draw.rectangle(_box(30, 6, 34, 24), fill=(102, 51, 0, 255))
+    draw.ellipse(_box(34, 4, 54, 16), fill=(0, 204, 0, 255))
+
+
+def draw_box(draw: ImageDraw.ImageDraw) -> None:
+    """A cyan cube, seen from above one of its edges."""
+    draw.polygon(_points((32, 10), (60, 22), (32, 34), (4, 22)), fill=(204, 255, 255, 255))
+    draw.polygon(_points((4, 22), (32, 34), (32, 63), (4, 51)), fill=(0, 204, 204, 255))
+    draw.polygon(_points((32, 34), (60, 22), (60, 51), (32, 63)), fill=(0, 153, 153, 255))
+
+
+def draw_teleporter(draw: ImageDraw.ImageDraw) -> None:
+    """A flat pad with a column of white light on it."""
+    draw.rectangle(_box(20, 4, 44, 56), fill=(255, 255, 255, 255))
+    draw.rectangle(_box(28, 4, 36, 56), fill=(153, 255, 255, 255))
+    draw.ellipse(_box(2, 48, 62, 63), fill=(102, 102, 102, 255))
+    draw.ellipse(_box(10, 51, 54, 60), fill=(255, 255, 255, 255))
+
+
+def draw_goal(draw: ImageDraw.ImageDraw) -> None:
+    """A golden ring on a foot."""
+    draw.ellipse(_box(6, 0, 58, 52), fill=(255, 204, 0, 255))
+    draw.ellipse(_box(18, 12, 46, 40), fill=(0, 0, 0, 0))
+    draw.rectangle(_box(28, 48, 36, 60), fill=(255, 204, 0, 255))
+    draw.ellipse(_box(14, 56, 50, 63), fill=(204, 153, 0, 255))
+
+
+def draw_shape(draw: ImageDraw.ImageDraw, name: str) -> None:
+    """One of the 36 shapes.
+
+    Raises:
+        KeyError: no such shape.
+    """
+    colour, model = name.split(" ")
+    filled, cut_out = MODELS[model]
+    draw.polygon(_points(*filled), fill=COLOURS[colour])
+    if cut_out:
+        draw.polygon(_points(*cut_out), fill=(0, 0, 0, 0))
+
+
+def draw_cage(draw: ImageDraw.ImageDraw) -> None:
+    """Black bars in front of what is drawn already; narrow enough to tell what is behind them."""
+    for x in (0, 20, 41, 61):
+        draw.rectangle(_box(x, 0, x + 3, 64), fill=(0, 0, 0, 255))
+    for y in (0, 61):
+        draw.rectangle(_box(0, y, 64, y + 3), fill=(0, 0, 0, 255))
 
 
 SPRITES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
@@ -80,18 +141,29 @@ SPRITES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
     "can": draw_can,
     "cake": draw_cake,
     "balloon": draw_balloon,
+    "apple": draw_apple,
+    "box": draw_box,
+    "teleporter": draw_teleporter,
+    "goal": draw_goal,
 }
 
 
 def sprite(name: str) -> np.ndarray:
-    """The sprite of an object, uint8 (64, 64, 4), alpha 0 or 255.
+    """The sprite of an object, a shape or a caged shape, uint8 (64, 64, 4), alpha 0 or 255.
 
     Raises:
         KeyError: no such object.
     """
     size = SPRITE_SIZE * _OVERSAMPLING
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    SPRITES[name](ImageDraw.Draw(image))
+    draw = ImageDraw.Draw(image)
+    shape = name.removeprefix(_CAGED)
+    if shape in SHAPES:
+        draw_shape(draw, shape)
+    else:
+        SPRITES[name](draw)
+    if shape != name:
+        draw_cage(draw)
     pixels = np.array(image.resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX))
     pixels[..., 3] = np.where(pixels[..., 3] >= 128, 255, 0)
     return pixels
@@ -127,8 +199,23 @@ def textures() -> dict[str, np.ndarray]:
         "FLOORBRN": tiles((153, 102, 51), (102, 51, 0), 64, 64),
         "WALLRED": tiles((204, 0, 0), (153, 0, 0), 64, 32, shift=32),
         "FLOORBLU": tiles((0, 51, 255), (0, 0, 153), 64, 64),
+        "WALLGRN": tiles((102, 153, 102), (51, 102, 51), 32, 64, shift=16),
+        "WALLBLU": tiles((51, 102, 204), (0, 51, 153), 64, 32, shift=32),
+        "WALLPINK": tiles((204, 102, 153), (153, 51, 102), 64, 32, shift=32),
+        "WALLVIO": tiles((102, 51, 153), (51, 0, 102), 64, 32, shift=32),
+        "WALLTEAL": tiles((0, 153, 153), (0, 102, 102), 64, 32, shift=32),
+        "FLOORGRN": tiles((51, 102, 51), (0, 51, 0), 64, 64),
+        "FLOORGRY": tiles((102, 102, 102), (51, 51, 51), 64, 64),
+        "FLOORDRK": tiles((30, 30, 30), (0, 0, 0), 64, 64),
+        "FLOORBRT": tiles((255, 255, 204), (204, 204, 153), 64, 64),
+        "DOOR": tiles((153, 102, 0), (51, 0, 0), 32, 128),
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),
     }
+
+
+def _points(*corners: tuple[float, float]) -> list[tuple[float, float]]:
+    """Corners in sprite pixels, in the oversampled image's pixels."""
+    return [(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in corners]
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Box:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from envs.dmlab.doom import LARGEST_SIZE, Doom
-from envs.dmlab.levels import LEVELS, Level, Scene, episode_rng, find_level
+from envs.dmlab.levels import LEVELS, episode_rng, find_level
 from envs.dmlab.motion import DEGREES_PER_PIXEL, FRAMES_PER_SECOND, FRAMES_PER_TIC, Vector, Walker, wish_direction
 from envs.dmlab.resources import EYE_HEIGHT, OBJECTS
+from envs.dmlab.scene import Level, Pose, Scene
 
 _ACTIONS = (
     ("LOOK_LEFT_RIGHT_PIXELS_PER_FRAME", -512, 512),
@@ -31,8 +32,9 @@ _ACTIONS = (
 _LOWEST = np.array([low for _, low, _ in _ACTIONS], dtype=np.intc)
 _HIGHEST = np.array([high for _, _, high in _ACTIONS], dtype=np.intc)
 
-# Without a report from the engine nobody sees a pickup. In so few tics the player comes no farther than 43 units, and objects
-# stand 150 apart with a reach of 47, so that no two pickups fall between two reports, and `Level.watchful` is asked in time.
+# Without a report from the engine nobody sees a pickup. In so few tics the player comes no farther than 43 units, so that objects
+# 150 apart with a reach of 47 are never touched both between two reports. `Level.watchful` is asked before every tic: a level
+# whose objects stand closer says yes while there is still more than one pickup to go before something happens.
 _MOST_UNSEEN_TICS = 4
 
 # The engine turns in 65536ths of a circle and cuts off the rest.
@@ -155,18 +157,24 @@ class Lab:
             raise ValueError(f"seed must be a Python int in [0, 2**31), not {seed!r} of type {type(seed).__name__}")
         doom = self._engine()
         self._running = False
-        self._scene = self._level.start(episode_rng(self._level_name, seed))
-        doom.load(self._scene.wad(), seed)
+        self._seed = seed
         self._frame = 0
+        self._enter(doom, self._level.start(episode_rng(self._level_name, seed)))
+        self._image = doom.frame()
+        self._running = True
+        return True
+
+    def _enter(self, doom: Doom, scene: Scene) -> None:
+        """Puts the player at the start of a scene, at rest and looking straight ahead."""
+        self._scene = scene
+        doom.load(scene.wad(), self._seed)
         self._counts = doom.counts()
         self._walker = Walker()
         self._yaw = doom.pose()[3]
         self._wishes: list[Vector] = []
         self._unseen = 0
-        self._turn = self._look = 0.0  # degrees asked for and not yet made, right and up
-        self._image = doom.frame()
-        self._running = True
-        return True
+        # Degrees asked for and not yet made, right and up: maps know whole degrees, and the next tic makes up for the rest.
+        self._turn, self._look = round(scene.start[2]) - scene.start[2], 0.0
 
     def step(self, action: np.ndarray, num_steps: int = 1) -> float:
         """Repeats an action for a number of frames, or until the episode ends.
@@ -227,11 +235,20 @@ class Lab:
         if not update:
             return 0.0
         self._walker.correct(doom.velocity())
-        reward, counts = 0.0, doom.counts()
-        for name, before, after in zip(OBJECTS, self._counts, counts, strict=True):
-            if after > before:
-                reward += self._level.picked_up(name, after - before, self._frame)
-        self._counts = counts
+        before, self._counts = self._counts, doom.counts()
+        return self._report_pickups(doom, before) if self._counts != before else 0.0
+
+    def _report_pickups(self, doom: Doom, before: tuple[int, ...]) -> float:
+        """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
+        x, y, _, yaw, _ = doom.pose()
+        pose = Pose(x, y, yaw)
+        reward = 0.0
+        for name, old, new in zip(OBJECTS, before, self._counts, strict=True):
+            if new > old:
+                reward += self._level.picked_up(name, new - old, self._frame, pose)
+        scene = self._level.next_scene(pose)
+        if scene is not None:
+            self._enter(doom, scene)
         return reward
 
     def observations(self) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 Lump = tuple[str, bytes]
+Point = tuple[float, float]
 
 PLAYER_START = 1  # editor number that every Doom engine gives the first player's start
 _EVERY_GAME = "skill1=true;skill2=true;skill3=true;skill4=true;skill5=true;single=true;"
@@ -38,7 +39,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Room:
-    """One closed room with the same wall texture on every side.
+    """One closed room, which blocks of wall may stand in, with the same wall texture on every side.
 
     Attributes:
         corners: (x, y) of its corners, clockwise, so that the walls' front sides look inwards.
@@ -46,13 +47,18 @@ class Room:
         wall: texture name of the walls.
         floor: texture name of the floor.
         ceiling: texture name of the ceiling.
+        blocks: corners of each block in it, counter-clockwise, so that its sides look outwards. Blocks touch neither each other
+            nor the room's walls.
+        other_walls: texture names of single walls, by the number of the corner they begin at.
     """
 
-    corners: Sequence[tuple[float, float]]
+    corners: Sequence[Point]
     height: int
     wall: str
     floor: str
     ceiling: str
+    blocks: Sequence[Sequence[Point]] = ()
+    other_walls: Mapping[int, str] = field(default_factory=dict)
 
 
 def pack_wad(lumps: Iterable[Lump]) -> bytes:
@@ -80,16 +86,18 @@ def text_map(rooms: Sequence[Room], things: Iterable[Thing]) -> bytes:
     parts = ['namespace="zdoom";']
     first = 0
     for sector, room in enumerate(rooms):
-        count = len(room.corners)
-        parts += [f"vertex{{x={float(x)};y={float(y)};}}" for x, y in room.corners]
-        for i in range(count):
-            parts.append(f"linedef{{v1={first + i};v2={first + (i + 1) % count};sidefront={first + i};blocking=true;}}")
-            parts.append(f'sidedef{{sector={sector};texturemiddle="{room.wall}";}}')
+        for loop in (room.corners, *room.blocks):
+            count = len(loop)
+            parts += [f"vertex{{x={float(x)};y={float(y)};}}" for x, y in loop]
+            for i in range(count):
+                parts.append(f"linedef{{v1={first + i};v2={first + (i + 1) % count};sidefront={first + i};blocking=true;}}")
+                wall = room.other_walls.get(i, room.wall) if loop is room.corners else room.wall
+                parts.append(f'sidedef{{sector={sector};texturemiddle="{wall}";}}')
+            first += count
         parts.append(
             f"sector{{heightfloor=0;heightceiling={room.height};lightlevel=255;"
             f'texturefloor="{room.floor}";textureceiling="{room.ceiling}";}}'
         )
-        first += count
     for thing in things:
         parts.append(
             f"thing{{x={float(thing.x)};y={float(thing.y)};type={thing.editor_number};angle={thing.angle};{_EVERY_GAME}}}"
