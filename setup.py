@@ -93,6 +93,7 @@ setup(
             "fixpo-audit=sf_fixpo.audit:main",
             "fixpo-evaluate=sf_fixpo.evaluate:main",
             "fixpo-enjoy=sf_fixpo.enjoy:main",
+            "fixpo-hub=sf_fixpo.hub:main",
         ],
     },
 )

@@ -23,6 +23,7 @@ from envs.names import did_you_mean
 from sf_fixpo.checkpoints import CheckpointError
 from sf_fixpo.config import add_fixpo_args, faults
 from sf_fixpo.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.runner import PREEMPTED, InvalidRunError, run_fixpo
 from sf_fixpo.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
 from sf_fixpo.worker import LEARNERS
@@ -78,6 +79,7 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     _extend_sample_factory_args(parser)
     add_fixpo_args(parser)
     add_eval_args(parser)
+    add_hub_args(parser)
     suite.add_args(parser)
 
     def refuse(message: str) -> NoReturn:
@@ -117,7 +119,7 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
     if not cfg.env_start_timeout > 0:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
-    found += faults(cfg) + eval_faults(cfg) + suite.faults(cfg)
+    found += faults(cfg) + eval_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")
     if found:
@@ -138,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)
-        return EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
+        status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
+        return push_finished_run(cfg) if status == 0 and cfg.push_to_hub else status
     except (BadInputError, InvalidRunError, CheckpointError) as exc:
         for line in str(exc).splitlines():
             print(f"fixpo-train: {line}", file=sys.stderr)
