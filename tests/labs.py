@@ -6,6 +6,9 @@ import numpy as np
 
 TRAIN = "contributed/dmlab30/rooms_collect_good_objects_train"
 TEST = "contributed/dmlab30/rooms_collect_good_objects_test"
+NONMATCHING = "contributed/dmlab30/rooms_select_nonmatching_object"
+EXPLOIT_TRAIN = "contributed/dmlab30/rooms_exploit_deferred_effects_train"
+EXPLOIT_TEST = "contributed/dmlab30/rooms_exploit_deferred_effects_test"
 SIZE = {"width": "96", "height": "72"}
 FRAMES = 3600
 SKIP = 4

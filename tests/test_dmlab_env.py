@@ -311,24 +311,6 @@ def test_spawned_workers_play_what_the_main_process_would(monkeypatch):
         env.close()
 
 
-def test_the_level_cache_gives_back_what_was_stored(tmp_path):
-    from envs.dmlab.level_cache import make_level_cache
-
-    cfg = make_cfg(dmlab_level_cache_path=str(tmp_path / "cache"))
-    assert make_level_cache(cfg, "rooms_collect_good_objects_train") is None, "compiles no maps"
-    cfg.dmlab_use_level_cache = False
-    assert make_level_cache(cfg, "explore_goal_locations_small") is None
-    cfg.dmlab_use_level_cache = True
-    cache = make_level_cache(cfg, "explore_goal_locations_small")
-    cache.seed = 7
-    wanted = tmp_path / "wanted.pk3"
-    assert not cache.fetch("key", str(wanted))
-    (tmp_path / "made.pk3").write_bytes(b"map")
-    cache.write("key", str(tmp_path / "made.pk3"))
-    assert cache.fetch("key", str(wanted))
-    assert wanted.read_bytes() == b"map"
-
-
 def test_the_suite_adds_its_flags_to_any_parser():
     parser = ArgumentParser()
     SUITE.add_args(parser)

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from labs import SIZE, STILL, TEST, TRAIN, random_walk
 
+from envs.dmlab.resources import MOST_OF_A_KIND, OBJECTS, counter, counts
+from envs.dmlab.scene import Pose, Scene, without_nearest
+from envs.dmlab.shapes import SHAPES
+from envs.dmlab.sprites import caged, sprite, textures
 from envs.dmlab.workspace import FOLDER_PREFIX, sweep
 
 
@@ -224,13 +228,54 @@ def test_the_test_level_holds_out_hat_and_can_between_red_walls(stand_in):
 
 @pytest.mark.parametrize("background", [(153, 153, 153), (204, 0, 0), (0, 51, 255), (153, 102, 51)])
 def test_objects_differ_in_colour_from_each_other_and_from_the_walls(background):
-    from envs.dmlab.resources import OBJECTS
-    from envs.dmlab.sprites import sprite
-
-    def mean_colour(name):
-        pixels = sprite(name)
-        return pixels[pixels[..., 3] > 0][:, :3].mean(axis=0)
-
-    colours = [mean_colour(name) for name in OBJECTS] + [np.array(background)]
+    colours = [mean_colour(name) for name in ("hat", "can", "cake", "balloon")] + [np.array(background)]
     distances = [np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[:i]]
     assert min(distances) > 60
+
+
+def test_apples_cakes_and_boxes_differ_in_colour_from_each_other_and_from_both_floors():
+    colours = [mean_colour(name) for name in ("apple", "cake", "box")]
+    colours += [textures()[name].reshape(-1, 3).mean(axis=0) for name in ("FLOORDRK", "FLOORBRT", "WALLGREY")]
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[:i]]
+    assert min(distances) > 60
+
+
+def test_the_36_shapes_differ_from_each_other_and_are_told_in_their_cages():
+    assert len(SHAPES) == len(set(SHAPES)) == 36
+    for names in (SHAPES, [caged(name) for name in SHAPES]):
+        sprites = [sprite(name).astype(float) for name in names]
+        pixels = [np.where(image[..., 3:] > 0, image[..., :3], 128.0) for image in sprites]
+        distances = [np.abs(a - b).mean() for i, a in enumerate(pixels) for b in pixels[:i]]
+        assert min(distances) > 8
+
+
+def mean_colour(name):
+    pixels = sprite(name)
+    return pixels[pixels[..., 3] > 0][:, :3].mean(axis=0)
+
+
+def test_every_kind_has_a_counter_of_its_own():
+    assert len({counter(name) for name in OBJECTS}) == len(OBJECTS)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        counted = rng.integers(0, MOST_OF_A_KIND + 1, len(OBJECTS))
+        slots = [0] * 10
+        for name, count in zip(OBJECTS, counted, strict=True):
+            slot, unit = counter(name)
+            slots[slot] += int(count) * unit
+        assert max(slots) < 2**31
+        assert counts(slots) == tuple(counted)
+
+
+def test_more_of_a_kind_than_can_be_counted_is_refused():
+    Scene((), tuple(("apple", float(i), 0.0) for i in range(MOST_OF_A_KIND)), (0, 0, 0))
+    with pytest.raises(ValueError, match=f"{MOST_OF_A_KIND + 1} objects called 'apple'"):
+        Scene((), tuple(("apple", float(i), 0.0) for i in range(MOST_OF_A_KIND + 1)), (0, 0, 0))
+
+
+def test_the_nearest_of_a_name_is_taken_away():
+    objects = (("apple", 0.0, 0.0), ("box", 60.0, 0.0), ("apple", 100.0, 0.0), ("apple", 130.0, 0.0))
+    assert without_nearest(objects, "apple", Pose(70, 0, 0)) == (objects[0], objects[1], objects[3])
+    assert without_nearest(objects, "apple", Pose(70, 0, 0), count=2) == (objects[0], objects[1])
+    with pytest.raises(ValueError, match="no 'apple' is left"):
+        without_nearest(objects, "apple", Pose(0, 0, 0), count=4)

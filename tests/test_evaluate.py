@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from programs import started
 from rich.console import Console
 from sample_factory.model.actor_critic import create_actor_critic
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
@@ -264,6 +265,24 @@ def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
     with pytest.raises(evaluate.WorkerError, match=r"(?s)gym_NoSuchThing-v0: evaluation worker \d failed:.*NoSuchThing"):
         evaluation.evaluate_all([cfg, cfg, broken, cfg], None, 2, 2)
     assert worker_processes() == []
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_killed_evaluation_takes_its_workers_with_it(experiment, tmp_path):
+    argv = ("-m", "sf_fixpo.evaluate", experiment, "--random", "--episodes=1000000", "--workers=2")
+    with started(tmp_path, *argv) as run:
+        run.wait_until(lambda: sum("spawn_main" in " ".join(process.cmdline()) for process in run.processes()) == 2)
+        run.popen.kill()
+        run.wait(5)
+        run.assert_nothing_left()
+
+
+@pytest.mark.xdist_group("processes")
+def test_an_evaluation_in_the_background_of_a_run_that_is_gone_ends(experiment, tmp_path):
+    argv = ("-m", "sf_fixpo.evaluate", experiment, "--random", "--episodes=1000000", "--workers=1", "--background_of=1")
+    with started(tmp_path, *argv) as run:  # its parent is this process, not number 1
+        assert run.wait(60) == 1
+        run.assert_nothing_left()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -31,7 +32,7 @@ def make(tmp_path, **flags):
     return make_learner("FIXPO", small_shape(task_space(), **BUSY), train_dir=tmp_path, **flags)
 
 
-def batch_of(learner, seed, tasks=range(TASKS)):
+def batch_of(learner, seed, tasks: Sequence[int] = range(TASKS)):
     """A batch whose trajectories are of these tasks in turn."""
     batch = make_batch(learner, seed=seed)
     ids = torch.tensor([list(tasks)[i % len(tasks)] for i in range(len(batch["rewards"]))], dtype=torch.int32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,14 +14,10 @@ from envs.dmlab.shapes import SHAPES
 from envs.dmlab.sprites import caged
 from envs.dmlab.wad import Point, Room
 
-_HEIGHT = round(192 / PIXEL_STRETCH)
-_CEILING = "CEILING"
 
-
-def _hall(width: float, depth: float) -> Room:
-    """A bare room whose south-west corner is the origin."""
-    corners = ((0.0, 0.0), (0.0, depth), (width, depth), (width, 0.0))
-    return Room(corners, height=_HEIGHT, wall="WALLGREY", floor="FLOORBRN", ceiling=_CEILING)
+def _room(corners: Sequence[Point], height: float, floor: str) -> Room:
+    """Grey walls under the sky; the height is in units."""
+    return Room(corners, height=round(height / PIXEL_STRETCH), wall="WALLGREY", floor=floor, ceiling="CEILING")
 
 
 class SelectNonmatchingObject(Level):
@@ -33,13 +29,16 @@ class SelectNonmatchingObject(Level):
 
     frames = 12 * FRAMES_PER_SECOND
 
-    _FIRST_ROOM = _hall(384.0, 384.0)
-    _FIRST_START = (192.0, 32.0, 90.0)
-    _TELEPORTER: Placed = ("teleporter", 192.0, 352.0)
-    _EXAMPLE_PLACES = ((72.0, 280.0), (312.0, 280.0))
-    _SECOND_ROOM = _hall(256.0, 376.0)
-    _SECOND_START = (128.0, 32.0, 90.0)
-    _CHOICE_PLACES = ((64.0, 344.0), (192.0, 344.0))
+    # Both rooms face east. The second is a hall of 256 x 376 behind the alcove that the player arrives in.
+    _FIRST_ROOM = _room(((0, 0), (0, 384), (384, 384), (384, 0)), 128, "FLOORBRN")
+    _FIRST_START = (24.0, 192.0, 0.0)
+    _TELEPORTER: Placed = ("teleporter", 320.0, 192.0)
+    _EXAMPLE_PLACES = ((296.0, 64.0), (296.0, 320.0))
+    _SECOND_ROOM = _room(
+        ((0, 120), (0, 248), (128, 248), (128, 376), (384, 376), (384, 0), (128, 0), (128, 120)), 128, "FLOORBRN"
+    )
+    _SECOND_START = (32.0, 184.0, 0.0)
+    _CHOICE_PLACES = ((344.0, 56.0), (344.0, 312.0))
     _REWARD = 10.0
     _TELEPORT_REWARD = 1.0
 
@@ -108,7 +107,8 @@ class ExploitDeferredEffects(Level):
     settings: tuple[ExploitSetting, ...]
 
     _SIZE = (608.0, 544.0)
-    _CORRIDOR = (120.0, 96.0)  # length and width
+    _CORRIDOR = (120.0, 128.0)  # length and width
+    _HEIGHT = 80
     _CELLS = 5  # a side
     _SPACING = 120.0
     _OBJECTS_A_ROOM = 10
@@ -117,7 +117,7 @@ class ExploitDeferredEffects(Level):
     _FRAMES_AFTER_LAST = 12  # 0.2 s
 
     def start(self, rng: np.random.Generator) -> Scene:
-        """Draws the setting and the cells; the player looks east, to where the door is."""
+        """Draws the setting, the cells and the yaw."""
         setting = self.settings[int(rng.integers(len(self.settings)))]
         self._two_rooms, self._bright, self._box_left = setting.two_rooms, setting.open_door, setting.box
         self._pickups = 0
@@ -131,7 +131,7 @@ class ExploitDeferredEffects(Level):
         if setting.two_rooms:
             east = self._SIZE[0] + self._CORRIDOR[0]
             self._cakes = tuple(("cake", x + east, y) for x, y in self._places(rng, count))
-        return self._scene((*spawn, 0.0))
+        return self._scene((*spawn, int(rng.integers(360))))
 
     def _places(self, rng: np.random.Generator, count: int) -> list[Point]:
         """Centres of distinct cells of a room's grid, which lies in the middle of the room."""
@@ -155,9 +155,8 @@ class ExploitDeferredEffects(Level):
         if opened:
             corners += [(east, north), (east, depth), (east + width, depth), (east + width, 0.0), (east, 0.0), (east, south)]
         corners += [(width, south), (width, 0.0)]
-        door = {3: "DOOR"} if self._two_rooms and not opened else {}
-        floor = "FLOORBRT" if self._bright else "FLOORDRK"
-        return Room(corners, height=_HEIGHT, wall="WALLGREY", floor=floor, ceiling=_CEILING, other_walls=door)
+        walls = _room(corners, self._HEIGHT, "FLOORBRT" if self._bright else "FLOORDRK")
+        return replace(walls, other_walls={3: "DOOR"}) if self._two_rooms and not opened else walls
 
     def picked_up(self, name: str, count: int, frame: int, pose: Pose) -> float:
         """What it is worth, up to the tenth."""
