@@ -26,7 +26,8 @@ class Suite:
             environments of a run with several give the number of theirs as the observation `task_id`, (1,) int32, which the
             learner takes out again before the network, and report the undiscounted, unshaped return of an episode in
             `episode_extra_stats` under a key `z_<task id, two digits>_..._raw_score`.
-        evaluation_envs: names of the environments on which a run is evaluated, one for each task.
+        evaluation_envs: names of the environments on which a run is evaluated, one for each task; a second argument, `test` (the
+            default) or `train`, says which variant of a task where there are two.
         make_env: environment factory in sample-factory's form, `(full_env_name, cfg, env_config, render_mode)`; a module-level
             function, because it is sent to spawned processes.
     """
@@ -41,4 +42,4 @@ class Suite:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: Callable[[Any], list[str]] = lambda cfg: []
     tasks: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
-    evaluation_envs: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
+    evaluation_envs: Callable[..., tuple[str, ...]] = lambda cfg, split="test": (cfg.env,)

@@ -28,7 +28,7 @@ from rich.table import Table
 from sample_factory.utils.attr_dict import AttrDict
 
 from envs import UnknownEnvError, find_suite
-from envs.dmlab.names import dmlab30_level, env_name
+from envs.dmlab.names import dmlab30_level
 from envs.dmlab.scores import NoScoreError, Scores, human_normalised
 from sf_fixpo.evaluation import ENVS_PER_WORKER, EvalResult, WorkerError, evaluate, evaluate_all, make_result
 
@@ -106,10 +106,7 @@ def load_configs(directory: Path, split: str = "test", env: str | None = None) -
     tasks = suite.tasks(run)
     if env and len(tasks) == 1:
         return [run]
-    if split == "test":
-        names = suite.evaluation_envs(run)
-    else:
-        names = [env_name(task) if suite.name == "dmlab" else task for task in tasks]
+    names = suite.evaluation_envs(run, split)
     if run.env in names and len(names) == 1:
         return [run]
     run.env = cfg.env

@@ -23,7 +23,9 @@ def test_flags_are_the_fields():
     add_fixpo_args(parser)
     parsed = parser.parse_args(["--eps_kl=0.1", "--max_fixup_steps=7", "--fixup=off"])
     assert {f.name for f in fields(FixPOConfig)} == set(vars(parsed))
-    assert FixPOConfig.from_cfg(vars(parsed)) == FixPOConfig(eps_kl=0.1, max_fixup_steps=7, fixup="off", reference="previous")
+    assert FixPOConfig.from_cfg(vars(parsed)) == FixPOConfig(
+        eps_kl=0.1, max_fixup_steps=7, fixup="off", reference="previous", beta_scope="shared"
+    )
     assert "mean is an ablation {max,mean}" in " ".join(parser.format_help().split())
 
 

@@ -5,16 +5,48 @@ It knows nothing but the interface both have; test_dmlab_stand_in.py looks into 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
-from labs import FRAMES, SIZE, SKIP, STILL, TEST, TRAIN, random_walk
+from labs import EXPLOIT_TEST, EXPLOIT_TRAIN, FRAMES, NONMATCHING, SIZE, SKIP, STILL, TEST, TRAIN, random_walk
 
 from envs.dmlab import engines
 
 FORWARD = np.array([0, 0, 0, 1, 0, 0, 0], np.intc)
+COMPILED = "contributed/dmlab30/explore_goal_locations_small"
+NEEDS_IMAGES = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a random agent cannot get past.
+
+    Attributes:
+        frames: of an episode in which nothing is picked up.
+        fixed: whether every episode is as long.
+        rewards: what one step can pay, with steps of `SKIP` frames.
+        least: total of an episode.
+        most: total of an episode.
+    """
+
+    frames: int
+    fixed: bool
+    rewards: tuple[float, ...]
+    least: float
+    most: float
+
+
+RULES = {
+    TRAIN: Rules(3600, False, (-1, 0, 1), -10, 10),
+    NONMATCHING: Rules(720, True, (-10, 0, 1, 10), -63, 77),
+    EXPLOIT_TRAIN: Rules(3600, False, (-3, 0, 1, 10), -3, 100),
+}
+every_paper_level = pytest.mark.parametrize("level", RULES, ids=lambda level: level.rpartition("/")[2])
 
 
 @pytest.fixture(params=engines.installed_engines(), scope="module")
@@ -36,8 +68,9 @@ def make_lab(engine, tmp_path):
         lab.close()
 
 
-def test_specs(make_lab):
-    lab = make_lab(observations=["RGB_INTERLEAVED", "INSTR"])
+@every_paper_level
+def test_specs(make_lab, level):
+    lab = make_lab(level, observations=["RGB_INTERLEAVED", "INSTR"])
     assert lab.action_spec() == [
         {"name": "LOOK_LEFT_RIGHT_PIXELS_PER_FRAME", "min": -512, "max": 512},
         {"name": "LOOK_DOWN_UP_PIXELS_PER_FRAME", "min": -512, "max": 512},
@@ -80,8 +113,22 @@ def test_frames_belong_to_the_caller(make_lab):
     assert np.array_equal(frame, before)
 
 
-def test_same_seed_on_a_fresh_lab_is_the_same_episode(make_lab):
-    first, second = make_lab(), make_lab()
+@every_paper_level
+def test_the_paper_levels_show_pixels_and_no_instruction(make_lab, level):
+    lab = make_lab(level, observations=["RGB_INTERLEAVED", "INSTR"])
+    lab.reset(seed=2)
+    for _ in range(2):
+        observations = lab.observations()
+        frame = observations["RGB_INTERLEAVED"]
+        assert (frame.dtype, frame.shape) == (np.uint8, (72, 96, 3))
+        assert frame.std() > 5
+        assert observations["INSTR"] == ""
+        lab.step(FORWARD, num_steps=SKIP)
+
+
+@every_paper_level
+def test_same_seed_on_a_fresh_lab_is_the_same_episode(make_lab, level):
+    first, second = make_lab(level), make_lab(level)
     first.reset(seed=12)
     second.reset(seed=12)
     frames, rewards = random_walk(first, seed=3, steps=150)
@@ -90,8 +137,9 @@ def test_same_seed_on_a_fresh_lab_is_the_same_episode(make_lab):
     assert np.array_equal(frames, again)
 
 
-def test_other_seeds_are_other_episodes(make_lab):
-    lab = make_lab()
+@every_paper_level
+def test_other_seeds_are_other_episodes(make_lab, level):
+    lab = make_lab(level)
     starts = []
     for seed in range(4):
         lab.reset(seed=seed)
@@ -108,7 +156,7 @@ def test_reset_without_a_seed_draws_one(make_lab):
     assert len(starts) == 3
 
 
-@pytest.mark.parametrize("seed", [np.int64(3), 2**31, "3", 1.5])
+@pytest.mark.parametrize("seed", [np.int64(3), np.int32(3), 2**31, 2**63, "3", 1.5])
 def test_a_seed_that_is_no_small_python_int_is_refused(make_lab, seed):
     lab = make_lab()
     with pytest.raises((ValueError, TypeError)):
@@ -116,15 +164,16 @@ def test_a_seed_that_is_no_small_python_int_is_refused(make_lab, seed):
     lab.reset(seed=2**31 - 1)
 
 
-def test_an_episode_without_pickups_lasts_900_steps_at_skip_4(make_lab):
-    lab = make_lab()
+@every_paper_level
+def test_an_episode_without_pickups_lasts_until_the_clock_ends_it(make_lab, level):
+    lab = make_lab(level)
     lab.reset(seed=5)
     steps = total = 0
     while lab.is_running():
         total += lab.step(STILL, num_steps=SKIP)
         steps += 1
-    assert steps == FRAMES // SKIP
-    assert lab.num_steps() == FRAMES
+    assert steps == RULES[level].frames // SKIP
+    assert lab.num_steps() == RULES[level].frames
     assert total == 0
 
 
@@ -138,20 +187,24 @@ def test_frames_are_counted_for_any_number_of_steps(make_lab):
     assert not lab.is_running()
 
 
-def test_random_returns_are_within_the_levels_range(make_lab):
-    lab = make_lab()
+@every_paper_level
+def test_random_episodes_keep_to_the_levels_rules(make_lab, level):
+    lab, rules = make_lab(level), RULES[level]
     for seed in range(3):
         lab.reset(seed=seed)
-        _, rewards = random_walk(lab, seed=seed, steps=FRAMES // SKIP)
-        assert set(rewards) <= {-1.0, 0.0, 1.0}
-        assert -10 <= sum(rewards) <= 10
+        _, rewards = random_walk(lab, seed=seed, steps=rules.frames // SKIP)
         assert not lab.is_running()
+        assert set(rewards) <= set(rules.rewards)
+        assert rules.least <= sum(rewards) <= rules.most
+        assert lab.num_steps() == rules.frames if rules.fixed else lab.num_steps() <= rules.frames
 
 
-def test_the_end_of_an_episode_is_the_end(make_lab):
-    lab = make_lab()
+@every_paper_level
+def test_the_end_of_an_episode_is_the_end(make_lab, level):
+    lab = make_lab(level)
     lab.reset(seed=1)
-    lab.step(STILL, num_steps=FRAMES)
+    lab.step(STILL, num_steps=RULES[level].frames)
+    assert not lab.is_running()
     with pytest.raises(RuntimeError):
         lab.observations()
     with pytest.raises(RuntimeError):
@@ -201,24 +254,68 @@ def test_config_values_must_be_strings_and_observations_a_list(engine):
         engine.Lab(TRAIN, ("RGB_INTERLEAVED",), config=SIZE)
 
 
-def test_a_test_level_needs_leave(engine, make_lab):
-    with pytest.raises(RuntimeError):
-        engine.Lab(TEST, ["RGB_INTERLEAVED"], config=SIZE).reset(seed=1)
-    lab = make_lab(TEST, config={**SIZE, "allowHoldOutLevels": "true"})
+@pytest.mark.parametrize("level", [TEST, EXPLOIT_TEST])
+def test_a_test_level_needs_leave(engine, make_lab, level):
+    for config in (SIZE, {**SIZE, "allowHoldOutLevels": "false"}):
+        with pytest.raises(RuntimeError):
+            engine.Lab(level, ["RGB_INTERLEAVED"], config=config).reset(seed=1)
+    lab = make_lab(level, config={**SIZE, "allowHoldOutLevels": "true"})
     lab.reset(seed=1)
     assert lab.observations()["RGB_INTERLEAVED"].shape == (72, 96, 3)
 
 
-def test_a_level_cache_is_accepted(make_lab):
-    class Cache:
-        def fetch(self, key, pk3_path):
+class Cache:
+    """A level cache in memory that writes down how it is called."""
+
+    def __init__(self, keeps):
+        self.keeps, self.maps, self.calls = keeps, {}, []
+
+    def fetch(self, key, pk3_path):
+        self.calls.append((key, pk3_path))
+        if key not in self.maps:
             return False
+        Path(pk3_path).write_bytes(self.maps[key])
+        return True
 
-        def write(self, key, pk3_path):
-            pass
+    def write(self, key, pk3_path):
+        self.calls.append((key, pk3_path))
+        if self.keeps:
+            self.maps[key] = Path(pk3_path).read_bytes()
 
-    lab = make_lab(level_cache=Cache())
-    lab.reset(seed=1)
+
+@pytest.mark.parametrize("level", [TRAIN, COMPILED])
+@pytest.mark.parametrize("keeps", [True, False], ids=["that keeps maps", "that never has one"])
+def test_a_level_cache_is_accepted(make_lab, level, keeps):
+    """Whether it is asked is the engine's business; if so, with strings, and a hit is played like a new map."""
+    cache = Cache(keeps)
+    starts = []
+    for _ in range(2):
+        lab = make_lab(level, level_cache=cache)
+        lab.reset(seed=1)
+        starts.append(lab.observations()["RGB_INTERLEAVED"])
+    assert np.array_equal(*starts)
+    assert all(type(key) is str and type(path) is str for key, path in cache.calls)
+
+
+def has_level(make_lab, path, config):
+    """Whether the engine makes a Lab of it."""
+    try:
+        make_lab(path, config=config)
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NEEDS_IMAGES)
+def test_a_level_without_its_images_is_an_error(make_lab, tmp_path, name):
+    path, config = f"contributed/dmlab30/{name}", {**SIZE, "datasetPath": str(tmp_path / "none")}
+    if has_level(make_lab, path, config):
+        lab = make_lab(path, config=config)
+        with pytest.raises(RuntimeError):
+            lab.reset(seed=1)
+    else:
+        with pytest.raises(RuntimeError, match="Level not found"):
+            make_lab(path, config=config)
 
 
 def test_several_labs_in_one_process_do_not_meet(make_lab):
@@ -241,13 +338,52 @@ def test_closing_twice_is_fine_and_a_closed_lab_is_closed(make_lab):
     lab.close()
 
 
-def test_a_process_that_exits_inside_the_engine_ends(engine):
+ENDS = {
+    "closed": "lab.close()",
+    "forgotten": "lab.step(lab_action, num_steps=4)",
+    "exit": "sys.exit(7)",
+    "killed in a step": """
+threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()
+while True:
+    lab.reset(seed=1)
+    lab.step(lab_action, num_steps=100)
+""",
+}
+STATUS = {"closed": 0, "forgotten": 0, "exit": 7, "killed in a step": -9}
+
+
+def play_in_a_process(engine, folder, end):
+    """Starts an episode with `folder` as temporary directory, ends as told; returns the exit status and what is left there."""
     code = f"""
-import sys
+import os, sys, threading
+import numpy as np
 from {engine.__name__} import Lab
-lab = Lab("{TRAIN}", ["RGB_INTERLEAVED"], config={SIZE})
+lab_action = np.zeros(7, np.intc)
+lab = Lab("{NONMATCHING}", ["RGB_INTERLEAVED"], config={SIZE})
 lab.reset(seed=1)
-sys.exit(7)
+{ENDS[end]}
 """
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
-    assert done.returncode == 7, done.stderr
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    # No pipes: an engine that outlived its process would hold them open.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        timeout=60,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode, sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_ends_and_leaves_nothing_for_good(engine, tmp_path, end):
+    status, left = play_in_a_process(engine, tmp_path, end)
+    assert status == STATUS[end]
+    assert all(name.startswith("dmlab_") for name in left)
+    if end == "closed":
+        assert left == []
+    elif engine.__name__ != engines.DEEPMIND_LAB:  # which leaves its folder behind without `close`
+        assert left == [] or end == "killed in a step"
+        assert play_in_a_process(engine, tmp_path, "closed") == (0, []), "the next engine removes what a killed one has left"

@@ -21,7 +21,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.synthetic import make_cfg, small_shape, vector_space
 from sf_fixpo import eval_during_training
-from sf_fixpo.eval_during_training import EVALUATION_LOG, FOLDER, EvaluationDuringTraining, eval_faults, newest_checkpoint, pin
+from sf_fixpo.eval_during_training import (
+    EVALUATION_LOG,
+    FOLDER,
+    EvaluationDuringTraining,
+    Pinned,
+    eval_faults,
+    make_row,
+    newest_checkpoint,
+    pin,
+)
 from sf_fixpo.model import make_actor_critic
 
 LEVEL = "gym_CartPole-v1"
@@ -47,7 +56,7 @@ def evaluation_processes(run: Run) -> list[psutil.Process]:
 
 @pytest.mark.xdist_group("processes")
 def test_a_run_is_evaluated_at_its_last_checkpoint_without_a_word(tmp_path):
-    run = train(tmp_path, "run", *SERIAL, *FLAGS, "--train_for_env_steps=1000", "--eval_every=600")
+    run = train(tmp_path, "run", *SERIAL, *FLAGS, "--train_for_env_steps=1000", "--eval_every=600", timeout=280)
     assert run.popen.returncode == 0, run.report()
     assert run.stderr == ""
     experiment = tmp_path / "run"
@@ -70,7 +79,7 @@ def test_an_evaluation_that_fails_is_a_warning_and_no_more(tmp_path):
     # a program of its own has changed the environment's actions, which the evaluation cannot know
     flags = (f"--train_dir={tmp_path}", "--experiment=run", *SERIAL, *FLAGS, "--train_for_env_steps=500", "--eval_every=100000")
     with started(tmp_path / "output", "tests/tuple_env.py", *flags) as run:
-        assert run.wait(120) == 0, run.report()
+        assert run.wait(280) == 0, run.report()
         run.assert_nothing_left()
     assert "failed" in run.stderr
     assert "exit status 1" in run.stderr
@@ -131,7 +140,7 @@ class Training:
     def __init__(self, train_dir: Path, **flags):
         shape = small_shape(vector_space(4), gym.spaces.Discrete(2))
         self.cfg = make_cfg("APPO", shape, train_dir=train_dir, env=LEVEL)
-        flags = {"eval_every": 100, "eval_episodes": 2, "eval_workers": 1, "eval_finish_seconds": 60.0} | flags
+        flags = {"eval_every": 100, "eval_episodes": 2, "eval_workers": 1, "eval_finish_seconds": 200.0} | flags
         self.cfg.update(experiment="run", num_policies=1, **flags)
         self.experiment = train_dir / "run"
         self.checkpoints = self.experiment / "checkpoint_p0"
@@ -202,6 +211,20 @@ def test_a_resumed_run_goes_on_where_its_evaluations_stopped(observed, monkeypat
     (training.experiment / EVALUATION_LOG).write_text("\n".join([json.dumps({"env_steps": 900, "policy_id": 1}), *lines]))
     training.step(observer, steps)
     assert training.saves == saves
+
+
+def test_a_score_is_a_scalar_too(observed):
+    training, observer = observed
+    level = "rooms_watermaze_test"
+    pinned = Pinned(training.experiment / "p0_checkpoint_000000013_130.pth", 0, 13, 130)
+    score = {"name": "mean capped human-normalised score over 1 level", "capped": 50.0, "normalised": 50.0}
+    result = {"mean": 29.03, "se": 0.5, "returns": [28.53, 29.53]}
+    row = make_row(pinned, {"engine": "deepmind_lab", "split": "test", "score": score, "levels": {level: result}}, 7.04)
+    assert row["checkpoint"] == "checkpoint_000000013_130.pth"
+    assert row["levels"] == {level: {"mean": 29.03, "se": 0.5, "n": 2}}
+    assert row["score"] == score
+    observer._write_scalars(training, row)
+    assert training.scalars == [(f"eval/{level}", 29.03, 130), ("eval/_mean_capped_human_normalised", 50.0, 130)]
 
 
 def test_what_a_killed_run_has_left_is_removed(observed):

@@ -1,5 +1,7 @@
-"""A scripted walker for the stand-in engine: it knows where everything stands, plans on a grid and keeps clear of what it must not
-touch. It walks slowly enough to stop in time: the player slides on for a sixth of its speed.
+"""A scripted walker for the stand-in engine.
+
+It knows where everything stands, plans on a grid and keeps clear of what it must not touch. It walks slowly enough to stop in
+time: the player slides on for a sixth of its speed.
 """
 
 from __future__ import annotations

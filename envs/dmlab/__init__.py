@@ -41,11 +41,11 @@ def tasks(cfg: Any) -> tuple[str, ...]:
     return names.levels_of(cfg.env, cfg.dmlab_levels)
 
 
-def evaluation_envs(cfg: Any) -> tuple[str, ...]:
-    """The test variants of the run's levels."""
+def evaluation_envs(cfg: Any, split: str = "test") -> tuple[str, ...]:
+    """The run's levels one by one: their test variants, or with `train` themselves."""
     from envs.dmlab import names
 
-    return tuple(names.env_name(names.test_level(level)) for level in tasks(cfg))
+    return tuple(names.env_name(names.test_level(level) if split == "test" else level) for level in tasks(cfg))
 
 
 def missing() -> str | None:
