@@ -34,6 +34,7 @@ DEV = [
     "pytest",
     "pytest-timeout",
     "pytest-xdist",
+    "psutil",
     "hypothesis",
     "ruff",
     # With its own Node.js, so that the type checker needs nothing from the machine.

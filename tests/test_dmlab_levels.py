@@ -141,6 +141,7 @@ def test_faults_of_levels():
 
 def test_levels_that_need_images_or_words_say_so_before_training(lab, tmp_path):
     real = {"dmlab_engine": "deepmind_lab", "dmlab_dataset": str(tmp_path / "absent")}
+    real["dmlab_level_cache_path"] = str(tmp_path / "cache")
     (fault,) = SUITE.faults(make_cfg(env="dmlab_30", **real))
     assert fault.startswith(
         f"--dmlab_dataset={tmp_path / 'absent'}: no such folder; psychlab_arbitrary_visuomotor_mapping, psychlab_"

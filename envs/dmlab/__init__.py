@@ -141,6 +141,10 @@ def faults(cfg: Any) -> list[str]:
     if cfg.env_frameskip < 1:
         found.append(f"--env_frameskip={cfg.env_frameskip}: must be at least 1")
     found += _level_needs(cfg, engine)
+    if not found and engine == engines.DEEPMIND_LAB:
+        from envs.dmlab.level_cache import cache_faults
+
+        found += cache_faults(cfg)
     if not found:
         engines.resolve_engine(cfg)
     return found

@@ -99,7 +99,7 @@ class DmLabEnv(gymnasium.Env):
         self._lab = engines.engine_module(engine).Lab(
             level_path(level),
             self._engine_observations,
-            config=_lab_config(level, cfg),
+            config=lab_config(level, cfg),
             renderer=cfg.dmlab_renderer,
             level_cache=self._cache,
         )
@@ -194,7 +194,7 @@ def word_buckets(instruction: str) -> tuple[int, ...]:
     return (*buckets, *[0] * (DMLAB_MAX_INSTRUCTION_LEN - len(buckets)))
 
 
-def _lab_config(level: str, cfg: Any) -> dict[str, str]:
+def lab_config(level: str, cfg: Any) -> dict[str, str]:
     """The engine's settings: strings, as DeepMind Lab wants them."""
     config = {
         "width": str(cfg.res_w),

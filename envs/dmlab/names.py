@@ -1,7 +1,7 @@
 """Environment names and level names: `dmlab_30_` and a level of DMLab-30, or a set of levels, as sample-factory lists them.
 
 A level's canonical name is that of its file, and `_test` marks its variant for evaluation. Two levels have a file of their own
-for that; of the others the same file is started with the settings that DeepMind's evaluation uses (`env._lab_config`).
+for that; of the others the same file is started with the settings that DeepMind's evaluation uses (`env.lab_config`).
 """
 
 from __future__ import annotations
