@@ -193,6 +193,16 @@ def test_test_variants_are_started_as_in_deepminds_evaluation(lab):
         assert int(lab[-1].config["mixerSeed"]) == 0x600D5EED
 
 
+def test_environments_take_turns_on_the_rendering_gpus(lab):
+    cfg = make_cfg(dmlab_engine="deepmind_lab", dmlab_use_level_cache=False, dmlab_gpus=[2, 5])
+    make_env(cfg.env, cfg, config_of(0))
+    assert "gpuDeviceIndex" not in lab[-1].config
+    cfg.dmlab_renderer = "hardware"
+    for i in range(3):
+        make_env(cfg.env, cfg, config_of(i))
+    assert [made.config["gpuDeviceIndex"] for made in lab[-3:]] == ["2", "5", "2"]
+
+
 def test_instructions_are_what_sample_factory_makes_of_them(lab):
     cfg = make_cfg(dmlab_engine="deepmind_lab", dmlab_use_level_cache=False)
     env = make_env("dmlab_30_language_execute_random_task", cfg, config_of(0))

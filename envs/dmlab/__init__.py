@@ -106,6 +106,13 @@ def add_args(parser: ArgumentParser) -> None:
         choices=["software", "hardware"],
         help="How DeepMind Lab renders; the stand-in has software only",
     )
+    p.add_argument(
+        "--dmlab_gpus",
+        default=[0],
+        nargs="+",
+        type=int,
+        help="Indices of the GPUs that render with --dmlab_renderer=hardware, in turn (DeepMind Lab only)",
+    )
     p.add_argument("--dmlab_use_level_cache", default=True, type=str2bool, help="Keep compiled maps on disk (DeepMind Lab only)")
     p.add_argument("--dmlab_level_cache_path", default=".dmlab_cache", help="Where compiled maps are kept (DeepMind Lab only)")
     p.add_argument(

@@ -99,7 +99,7 @@ class DmLabEnv(gymnasium.Env):
         self._lab = engines.engine_module(engine).Lab(
             level_path(level),
             self._engine_observations,
-            config=lab_config(level, cfg),
+            config=lab_config(level, cfg, env_config),
             renderer=cfg.dmlab_renderer,
             level_cache=self._cache,
         )
@@ -194,13 +194,16 @@ def word_buckets(instruction: str) -> tuple[int, ...]:
     return (*buckets, *[0] * (DMLAB_MAX_INSTRUCTION_LEN - len(buckets)))
 
 
-def lab_config(level: str, cfg: Any) -> dict[str, str]:
+def lab_config(level: str, cfg: Any, env_config: Any = None) -> dict[str, str]:
     """The engine's settings: strings, as DeepMind Lab wants them."""
     config = {
         "width": str(cfg.res_w),
         "height": str(cfg.res_h),
         "datasetPath": os.path.expanduser(cfg.dmlab_dataset),
     }
+    if cfg.dmlab_renderer == "hardware":
+        number = 0 if env_config is None else env_config.vector_index
+        config["gpuDeviceIndex"] = str(cfg.dmlab_gpus[number % len(cfg.dmlab_gpus)])
     if is_hold_out(level):
         config.update(allowHoldOutLevels="true", mixerSeed=str(_EVALUATION_MIXER_SEED))
     return config
