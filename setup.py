@@ -30,12 +30,20 @@ CORE = [
 # EnvPool's wheels from 1.2 on need Python 3.11; the rest of the package works from 3.10.
 ENVPOOL = ["envpool>=1.2.5"]
 
+# Trials of `launcher.run --search=optuna`; it keeps them in SQLite by SQLAlchemy.
+SEARCH = ["optuna>=4"]
+
+# The launcher's backends. Manifests are written as YAML.
+CLUSTER = ["submitit", "ray", "kubernetes", "pyyaml"]
+
 DEV = [
     "pytest",
     "pytest-timeout",
     "pytest-xdist",
     "psutil",
     "hypothesis",
+    # The API servers' own schemas, for the manifests.
+    "kubernetes-validate",
     "ruff",
     # With its own Node.js, so that the type checker needs nothing from the machine.
     "pyright[nodejs]",
@@ -45,8 +53,9 @@ EXTRAS = {
     "mujoco": ENVPOOL,
     "metaworld": ENVPOOL,
     "atari": ENVPOOL,
-    "cluster": ["submitit", "ray", "kubernetes"],
-    "dev": DEV + ENVPOOL,
+    "cluster": CLUSTER,
+    "search": SEARCH,
+    "dev": DEV + ENVPOOL + SEARCH + CLUSTER,
 }
 
 

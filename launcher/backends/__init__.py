@@ -1,0 +1,1 @@
+"""Where sweeps run: one module for each backend, imported by `launcher.backend.find_backend` when it is asked for."""
