@@ -34,7 +34,7 @@ ENVPOOL = ["envpool>=1.2.5"]
 SEARCH = ["optuna>=4"]
 
 # The launcher's backends. Manifests are written as YAML.
-CLUSTER = ["submitit>=1.5.2", "ray", "kubernetes", "pyyaml"]
+CLUSTER = ["submitit>=1.5", "ray", "kubernetes", "pyyaml"]
 
 DEV = [
     "pytest",

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from launcher.backend import JobOptions
@@ -33,6 +34,9 @@ CANNOT_START = 127
 _CHECK_SECONDS = 0.5
 _PROGRESS_SECONDS = 5.0
 _EXITED = object()
+# How a training ends that was told to: a cluster tells it and its job at once, and it may be the quicker one.
+_TOLD_TO_END = (PREEMPTED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT)
+_LATE_SIGNAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,9 @@ class Job:
             # whatever happens here, nothing of the training may outlive its job
             _kill_group(process)
         exit_code = process.wait()
+        if exit_code in _TOLD_TO_END and self._signum is None:
+            with suppress(queue.Empty):
+                self._signum, self._stop_reason = self._events.get(timeout=_LATE_SIGNAL_SECONDS)
         before, state = state.steps, self._with_progress(state)
         state = replace(state, exit_code=exit_code, ended=time.time())
         ending = Ending(

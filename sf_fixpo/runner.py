@@ -40,6 +40,7 @@ from sf_fixpo.supervision import (
     deaf_children,
     kill_tree,
     probe_environment,
+    start_shared_memory,
 )
 from sf_fixpo.tasks import PacedEnv, Pacer, make_pacer, recent_returns, task_count
 from sf_fixpo.worker import FixPOLearnerWorker
@@ -332,6 +333,7 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
             found += checkpoint_faults(cfg, env_info)
         if found:
             raise InvalidRunError("\n".join(found))
+        start_shared_memory()
         runner = make_runner(cfg, env_info)
         runner.register_observer(TrainingDisplay(console))
         with closing(EvaluationDuringTraining(cfg, console)) as evaluation:

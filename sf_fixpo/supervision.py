@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 
 import gymnasium
 import psutil
+import torch
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo, extract_env_info
 from sample_factory.algo.utils.make_env import make_env_func_batched
@@ -144,6 +145,16 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_shared_memory() -> None:
+    """Starts the process by which torch shares tensors, so that it does not get a signal that ends a run.
+
+    It has a session of its own, but Slurm signals every process of a job; without it torch ends the program with SIGABRT.
+    """
+    torch.multiprocessing.set_sharing_strategy("file_system")  # as sample-factory will
+    with deaf_children():
+        torch.empty(1).share_memory_()
 
 
 def _is_main_thread() -> bool:

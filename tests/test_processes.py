@@ -191,6 +191,7 @@ def test_preemption_while_the_environment_starts(tmp_path):
 def test_preemption_of_a_serial_run(tmp_path):
     with started(tmp_path / "output", *train_command(tmp_path, "run", *SERIAL, LONG)) as run:
         run.wait_until(lambda: len(rows_of(tmp_path / "run")) >= 3)
-        run.popen.send_signal(signal.SIGTERM)
+        for process in run.processes():  # Slurm's way: those in sessions of their own too
+            process.send_signal(signal.SIGTERM)
         assert run.wait(30) == 75, run.report()
     assert checkpoints_of(tmp_path / "run")
