@@ -17,7 +17,7 @@ from launcher.claims import RUN_MARK
 from launcher.driver import drive
 from launcher.sweep import Sweep
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("launcher")
 
 TESTS_ON_PATH = {"PYTHONPATH": "tests"}
 

@@ -11,7 +11,7 @@ from programs import SERIAL, json_lines, rows_of, started, train_command
 
 from launcher.sweep import Run, Sweep
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("launcher")
 
 
 def test_a_training_that_is_preempted_goes_on_by_itself(tmp_path):

@@ -28,7 +28,7 @@ from envs.dmlab.level_cache import (
     index_path,
 )
 
-PROCESSES = pytest.mark.xdist_group("processes")
+PROCESSES = pytest.mark.xdist_group("players")
 
 
 @pytest.fixture(scope="module")

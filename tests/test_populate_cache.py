@@ -14,7 +14,7 @@ from programs import started
 from envs.dmlab import populate_cache
 from envs.dmlab.level_cache import index_path
 
-PROCESSES = pytest.mark.xdist_group("processes")
+PROCESSES = pytest.mark.xdist_group("players")
 
 
 def populate_cfg(*flags: str):
