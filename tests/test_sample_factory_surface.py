@@ -48,6 +48,7 @@ EXPECTED = {
     Runner: {
         "__init__": "self, cfg, unique_name",
         "init": "self",
+        "connect_components": "self",
         "run": "self",
         "_make_learner": "self, event_loop, policy_id, batcher",
         "_stop_training": "self, failed",
