@@ -7,8 +7,10 @@ SIGUSR1 (a cluster takes the machine away): what was learned is saved, the same 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from os.path import isdir
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -94,6 +96,17 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     return parser, suite
 
 
+def _train_dir_faults(train_dir: str) -> list[str]:
+    """Whether the folder of all experiments can be made and written."""
+    path = Path(train_dir).absolute()
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not nearest.is_dir():
+        return [f"--train_dir={train_dir}: {nearest} is not a folder"]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"--train_dir={train_dir}: {nearest} cannot be written by this user"]
+    return []
+
+
 def parse_cfg(argv: list[str]) -> AttrDict:
     """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
 
@@ -119,6 +132,9 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
     if not cfg.env_start_timeout > 0:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
+    # its workers set their niceness from this; who may not lower it must not try to
+    cfg.default_niceness = max(known.default_niceness, os.nice(0))
+    found += _train_dir_faults(cfg.train_dir)
     found += faults(cfg) + eval_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")

@@ -98,6 +98,19 @@ def test_all_faults_come_in_one_message(refusal):
     assert [line.partition("=")[0] for line in said] == ["--algo", "--eps_kl", "--c_beta", "--kl_stat"]
 
 
+def test_a_train_dir_that_is_none(refusal, tmp_path):
+    (tmp_path / "notes").write_text("")
+    [line] = refusal(CARTPOLE, f"--train_dir={tmp_path / 'notes' / 'runs'}")
+    assert line == f"--train_dir={tmp_path / 'notes' / 'runs'}: {tmp_path / 'notes'} is not a folder"
+
+
+def test_the_workers_are_as_nice_as_the_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(program.os, "nice", lambda increment: 19)
+    assert program.parse_cfg([CARTPOLE, f"--train_dir={tmp_path}"]).default_niceness == 19
+    monkeypatch.setattr(program.os, "nice", lambda increment: 0)
+    assert program.parse_cfg([CARTPOLE, f"--train_dir={tmp_path}", "--default_niceness=5"]).default_niceness == 5
+
+
 def test_gpu_on_a_machine_without_one(refusal, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refusal(CARTPOLE, "--device=gpu") == ["--device=gpu: this machine has no CUDA device; use --device=cpu"]
