@@ -83,11 +83,7 @@ class FixPOConfig:
         valid=_not_negative,
     )
     beta_max: float = _flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=_positive)
-    beta_scope: str = _flag(
-        "auto",
-        "One multiplier for all tasks, or one per task; auto: per_task in runs on several tasks, else shared",
-        choices=("auto", "shared", "per_task"),
-    )
+    beta_scope: str = _flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
     kl_stat: str = _flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
     kl_direction: str = _flag(
         "pi_ref", "pi_ref: KL[current, reference] as in the paper; ref_pi: the reverse", choices=("pi_ref", "ref_pi")
@@ -139,7 +135,7 @@ class FixPOConfig:
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> FixPOConfig:
-        """Reads the settings out of sample-factory's cfg; what is `auto` is resolved here.
+        """Reads the settings out of sample-factory's cfg; `reference=auto` is resolved here.
 
         Raises:
             ValueError: all faults in one message.
@@ -151,8 +147,6 @@ class FixPOConfig:
         if values["reference"] == "auto":
             one_step = _get(cfg, "num_epochs", 1) * _get(cfg, "num_batches_per_epoch", 1) == 1
             values["reference"] = "behaviour" if _get(cfg, "async_rl", False) and one_step else "previous"
-        if values["beta_scope"] == "auto":
-            values["beta_scope"] = "per_task" if len(task_names(cfg)) > 1 else "shared"
         return cls(**values)
 
     @property
@@ -204,8 +198,8 @@ def faults(cfg: Any) -> list[str]:
         return found
     if (beta_init := _get(cfg, "beta_init", 1.0)) > (beta_max := _get(cfg, "beta_max", math.inf)):
         found.append(f"--beta_init={beta_init}: must not be above --beta_max={beta_max}")
-    if _get(cfg, "beta_scope", "auto") == "per_task" and len(names := task_names(cfg)) == 1:
-        found.append(f"--beta_scope=per_task: {names[0]} is one task; use auto or shared")
+    if _get(cfg, "beta_scope", "shared") == "per_task" and len(names := task_names(cfg)) == 1:
+        found.append(f"--beta_scope=per_task: {names[0]} is one task; use shared")
     return found + _size_faults(cfg) + _mode_faults(cfg)
 
 

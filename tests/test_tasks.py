@@ -73,11 +73,9 @@ def test_recent_returns_come_from_the_environments_scores():
     assert recent_returns(stats, 0, 3) == [None, 3.0, None]
 
 
-def test_scope_is_per_task_where_there_are_several():
-    assert FixPOConfig.from_cfg({"task_names": ["a", "b"]}).beta_scope == "per_task"
-    assert FixPOConfig.from_cfg({"task_names": ["a", "b"], "beta_scope": "shared"}).beta_scope == "shared"
-    assert FixPOConfig.from_cfg({"env": "x"}).beta_scope == "shared"
-    assert faults({"env": "x", "beta_scope": "per_task"}) == ["--beta_scope=per_task: x is one task; use auto or shared"]
+def test_one_beta_per_task_is_for_runs_on_several():
+    assert FixPOConfig.from_cfg({"task_names": ["a", "b"]}).beta_scope == "shared"
+    assert faults({"env": "x", "beta_scope": "per_task"}) == ["--beta_scope=per_task: x is one task; use shared"]
     assert faults({"task_names": ["a", "b"], "beta_scope": "per_task"}) == []
 
 
@@ -182,6 +180,7 @@ def test_pacer_holds_back_who_is_ahead_but_never_who_is_behind():
 
 
 PROGRAM = ("tests/task_env.py", "--env=gym_CartPole-v1", "--experiment=run", "--audit_every=1", "--train_for_env_steps=4000")
+PROGRAM += ("--beta_scope=per_task",)
 
 
 @pytest.mark.xdist_group("processes")
