@@ -71,8 +71,10 @@ make_base() {
     step "base: Debian bookworm with Python 3.11"
     rm -rf "$work_dir/base"
     debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$work_dir/base" \
-        http://deb.debian.org/debian >"$work_dir/debootstrap.log" || { tail -n 5 "$work_dir/debootstrap.log" >&2; return 1; }
-    echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>"$work_dir/base/etc/apt/sources.list"
+        >"$work_dir/debootstrap.log" || { tail -n 5 "$work_dir/debootstrap.log" >&2; return 1; }
+    # the security updates beside the archive that debootstrap chose
+    sed -n 's|^deb \(.*\)/debian/\{0,1\} bookworm main.*|deb \1/debian-security bookworm-security main|p' \
+        "$work_dir/base/etc/apt/sources.list" >"$work_dir/base/etc/apt/sources.list.d/security.list"
     # resolv.conf and hostname are this machine's
     rm -rf "$work_dir/base"/var/{cache/apt,lib/apt/lists,log}/* "$work_dir/base"/etc/{resolv.conf,hostname}
     local container
