@@ -36,7 +36,7 @@ from sf_fixpo.trust_region import FixupResult
 from sf_fixpo.update import Update
 
 FIXPO_STATS = "fixpo"  # key of the update record in the messages to the runner
-_FIXPO_STATE = "fixpo"  # key of this learner's part of a checkpoint
+FIXPO_STATE = "fixpo"  # key of this learner's part of a checkpoint
 
 
 class FixPOLearner(ConstrainedLearner):
@@ -349,7 +349,7 @@ class FixPOLearner(ConstrainedLearner):
 
     def _get_checkpoint_dict(self) -> dict[str, Any]:
         state = super()._get_checkpoint_dict()
-        state[_FIXPO_STATE] = {
+        state[FIXPO_STATE] = {
             "multiplier": self.multiplier.state_dict(),
             "updates": self.updates,
             "rollbacks_in_row": self.rollbacks_in_row,
@@ -360,7 +360,7 @@ class FixPOLearner(ConstrainedLearner):
 
     def _load_state(self, checkpoint_dict, load_progress=True):
         super()._load_state(checkpoint_dict, load_progress)
-        state = checkpoint_dict.get(_FIXPO_STATE)
+        state = checkpoint_dict.get(FIXPO_STATE)
         if state is None:
             return  # of an APPO run: its weights and Adam state are a fair start
         self.multiplier.load_state_dict(state["multiplier"])

@@ -30,6 +30,7 @@ from sf_fixpo import checkpoints
 from sf_fixpo.checkpointing import CheckpointingLearner
 from sf_fixpo.config import FixPOConfig, task_names
 from sf_fixpo.eval_during_training import EvaluationDuringTraining
+from sf_fixpo.learner import FIXPO_STATE
 from sf_fixpo.model import action_spec, make_actor_critic
 from sf_fixpo.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.supervision import (
@@ -266,7 +267,7 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
             continue
         if expected is None:
             expected = create_actor_critic(cfg, env_info.obs_space, env_info.action_space).state_dict()
-        beta = state.get("fixpo", {}).get("multiplier", {}).get("beta")
+        beta = state.get(FIXPO_STATE, {}).get("multiplier", {}).get("beta")
         betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
         if beta is not None and len(beta) != betas and cfg.algo == "FIXPO":
             found.append(

@@ -18,6 +18,7 @@ from test_guarantee import assert_bound_holds, write_config
 from benchmarks.synthetic import make_batch, make_learner, small_shape, vector_space
 from sf_fixpo.audit import audit
 from sf_fixpo.config import FixPOConfig, faults
+from sf_fixpo.runner import checkpoint_faults
 from sf_fixpo.summaries import UPDATE_LOG, latest_rows
 from sf_fixpo.tasks import Pacer, recent_returns, task_count, task_figures, task_rows
 
@@ -155,6 +156,16 @@ def test_per_task_betas_resume_bit_for_bit(tmp_path):
     resumed = make(tmp_path, beta_scope="per_task")
     for name, tensor in learner.multiplier.state_dict().items():
         assert torch.equal(tensor, resumed.multiplier.state_dict()[name])
+
+
+def test_a_checkpoint_with_another_number_of_betas_is_refused_before_the_run(tmp_path):
+    learner = make(tmp_path, beta_scope="per_task")
+    learner.train(batch_of(learner, 0))
+    learner.save()
+    assert not any("beta" in fault for fault in checkpoint_faults(learner.cfg, learner.env_info))
+    learner.cfg.beta_scope = "shared"
+    fault = checkpoint_faults(learner.cfg, learner.env_info)[0]
+    assert fault.startswith("--beta_scope=shared: --experiment=synthetic was saved with 3 beta(s), this run has 1.")
 
 
 # -- equally many samples -----------------------------------------------------------------------------------------------------
