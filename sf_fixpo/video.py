@@ -36,6 +36,7 @@ class Screen(Protocol):
 class VideoFile:
     """An MP4 file (H.264, yuv420p, its index in front): written beside its name, and renamed when the context ends well.
 
+    The same pictures give the same file, byte for byte, on the same machine.
     Where the context ends with an exception, Ctrl-C too, nothing is left, and an older file of that name stays.
     """
 
@@ -68,8 +69,10 @@ class VideoFile:
         height, width = picture.shape[:2]
         picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
         if self._stream is None:
-            # quality 18 of 51: no difference is seen, and a minute of small pictures stays below some megabytes
-            self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "veryfast"})
+            # quality 18 of 51: no difference is seen, and a minute of small pictures stays below some megabytes. x264's
+            # macroblock tree reads memory that was never written: with it, the same pictures give one file or another.
+            options = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
+            self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -118,6 +119,27 @@ def test_the_same_seed_repeats_and_another_does_not(cartpole, tmp_path):
     np.testing.assert_array_equal(a, b)
     assert len(a) == 8
     assert (a[0] != c[0]).any()
+
+
+_WRITE = """
+import sys
+import numpy as np
+from pathlib import Path
+from sf_fixpo.video import VideoFile
+with VideoFile(Path(sys.argv[1]), 50) as file:
+    for i in range(8):
+        picture = np.full((400, 920, 3), 255, np.uint8)
+        picture[:, 600:] = 22
+        picture[150:250, 200 + 5 * i : 220 + 5 * i] = 120
+        file.show(picture)
+"""
+
+
+def test_the_same_pictures_give_the_same_file_whatever_the_memory_held_before(tmp_path):
+    for fill in ("1", "85"):  # the C library fills what is allocated with this byte
+        argv = [sys.executable, "-c", _WRITE, str(tmp_path / fill)]
+        subprocess.run(argv, check=True, timeout=60, env={**os.environ, "MALLOC_PERTURB_": fill})
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "85").read_bytes()
 
 
 def test_several_episodes_are_several_files_each_of_its_own_seed(cartpole, tmp_path, capsys):
