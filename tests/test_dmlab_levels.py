@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from cache_players import COMPILING_LAB
 from sample_factory.utils.attr_dict import AttrDict
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS, HUMAN_SCORES
 from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
@@ -16,6 +20,9 @@ from test_dmlab_env import make_cfg
 from envs.dmlab import SUITE, engines, names
 from envs.dmlab import env as dmlab_env
 from envs.dmlab.env import choose_task, word_buckets
+from envs.dmlab.workspace import FOLDER_PREFIX
+
+REPO = Path(__file__).parents[1]
 
 THREE = ("rooms_collect_good_objects_train", "rooms_exploit_deferred_effects_train", "rooms_select_nonmatching_object")
 STAND_IN = "rooms_collect_good_objects,rooms_select_nonmatching_object,explore_goal_locations_small"
@@ -250,3 +257,39 @@ def test_a_run_on_several_levels_of_the_stand_in():
             _, _, done, _, info = env.step(0)
         assert any(key.startswith(f"z_{i:02d}_{names.levels_of('dmlab_30', STAND_IN)[i]}") for key in info["episode_extra_stats"])
         env.close()
+
+
+_ENDS = {"closed": "env.close()", "forgotten": "", "killed": "os.kill(os.getpid(), 9)", "ended by the engine": "env.reset()"}
+_STATUS = {"closed": 0, "forgotten": 0, "killed": -9, "ended by the engine": 1}
+
+
+def play_in_a_process(folder, end):
+    """Plays on a DeepMind Lab with `folder` as temporary directory; returns the exit status, what lay there, what is left."""
+    code = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(REPO / "tests")!r})
+from test_dmlab_env import make_cfg
+from envs.dmlab.env import make_env
+name = "dmlab_30_explore_goal_locations_small"
+cfg = make_cfg(env=name, dmlab_engine="deepmind_lab", dmlab_level_cache_path={str(folder / "cache")!r}, train_dir={str(folder)!r})
+env = make_env(name, cfg)
+env.reset()
+found = [path.parent.name for path in Path({str(folder)!r}).glob("*/dmlab_temp_folder_*")]
+open({str(folder / "found")!r}, "w").write(" ".join(found))
+os.environ["COMPILING_LAB_BREAKS"] = "explore"
+{_ENDS[end]}
+"""
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": f"{COMPILING_LAB}{os.pathsep}{REPO}"}
+    status = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode
+    return status, (folder / "found").read_text().split(), sorted(path.name for path in folder.glob(f"{FOLDER_PREFIX}*"))
+
+
+@pytest.mark.parametrize("end", _ENDS)
+def test_what_deepmind_lab_leaves_when_a_process_dies_is_removed_by_the_next(tmp_path, end):
+    status, found, left = play_in_a_process(tmp_path, end)
+    assert status == _STATUS[end]
+    assert len(found) == 1, "the engine's own folder lies in ours"
+    assert left == (found if end in ("killed", "ended by the engine") else [])
+    if left:
+        assert play_in_a_process(tmp_path, "closed")[::2] == (0, [])

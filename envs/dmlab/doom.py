@@ -17,7 +17,7 @@ import vizdoom
 from vizdoom import Button, GameVariable, Mode, ScreenFormat, ScreenResolution
 
 from envs.dmlab.resources import SLOTS, counts, resource_wad
-from envs.dmlab.workspace import Workspace, sweep
+from envs.dmlab.workspace import Workspace
 
 # The player takes no input during the first tics of a map.
 _FIRST_TIC = 10
@@ -62,8 +62,6 @@ _ERRORS = tuple(
     if hasattr(vizdoom, name)
 )
 
-_swept: set[str | None] = set()
-
 
 def native_size(width: int, height: int) -> tuple[int, int]:
     """The smallest size the engine can render that has at least the asked number of pixels on both axes."""
@@ -87,9 +85,6 @@ class Doom:
         Raises:
             RuntimeError: the engine does not start.
         """
-        if folder not in _swept:
-            _swept.add(folder)
-            sweep(folder)
         self._size = (width, height)
         self._workspace = Workspace(folder)
         self._maps = 0

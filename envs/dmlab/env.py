@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFF
 from envs.dmlab import engines
 from envs.dmlab.level_cache import LevelCache, make_level_cache
 from envs.dmlab.names import is_hold_out, level_path, levels_of
+from envs.dmlab.workspace import Workspace
 from envs.seeding import env_seeds
 
 PIXELS = "RGB_INTERLEAVED"
@@ -94,14 +97,21 @@ class DmLabEnv(gymnasium.Env):
         self._frames = 0
         self._cache: LevelCache | None = None
         self.engine = engine  # results name it
+        self._remove_files: Callable[[], Any] = lambda: None
+        temp_folder = None
         if engine == engines.DEEPMIND_LAB:
             self._cache = make_level_cache(cfg, level)
+            # Killed, or ended by the engine itself, a process leaves the engine's files behind: the next one finds them here.
+            workspace = Workspace()
+            temp_folder = str(workspace.path)
+            self._remove_files = weakref.finalize(self, workspace.remove)
         self._lab = engines.engine_module(engine).Lab(
             level_path(level),
             self._engine_observations,
             config=lab_config(level, cfg, env_config),
             renderer=cfg.dmlab_renderer,
             level_cache=self._cache,
+            temp_folder=temp_folder,
         )
 
     def reset(
@@ -168,8 +178,9 @@ class DmLabEnv(gymnasium.Env):
         return self._frame.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Stops the engine."""
+        """Stops the engine and removes its files."""
         self._lab.close()
+        self._remove_files()
 
     def _observe(self) -> None:
         """Takes what the engine shows now, which it does not show again after the end."""

@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDER_PREFIX = "dmlab_vizdoom_"
+FOLDER_PREFIX = "dmlab_engine_"
 _SHARED_MEMORY = Path("/dev/shm")
 # A folder without a lock file is about to get one, unless it is older than this: then its maker died in between.
 _SECONDS_TO_LOCK = 60.0
+
+_swept: set[str | None] = set()
 
 
 class Workspace:
@@ -29,7 +31,7 @@ class Workspace:
     """
 
     def __init__(self, parent: str | None = None):
-        """Makes the folder.
+        """Makes the folder; the first one of a process in a place removes what dead processes left there.
 
         Args:
             parent: where; None for the system's temporary directory.
@@ -37,6 +39,9 @@ class Workspace:
         Raises:
             OSError: the folder cannot be made.
         """
+        if parent not in _swept:
+            _swept.add(parent)
+            sweep(parent)
         self.path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent or None))
         # Locked before it gets its name: whoever sees the name sees a lock that is taken.
         unnamed = self.path / "lock.new"
