@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--seed", default="0")
     parser.add_argument("--height", type=float, default=1.0, help="Return per update, but for a half of one update's")
     parser.add_argument("--train_for_env_steps", type=int, help="For the search to read")
-    parser.add_argument("--deaf", action="store_true", help="SIGTERM is not heard")
+    parser.add_argument("--deaf", action="store_true", help="SIGTERM is heard, and that is all")
     args = parser.parse_args()
     folder = args.train_dir / args.experiment
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,8 +34,14 @@ def main() -> int:
         starts.write(f"{os.getpid()} {sorted(os.sched_getaffinity(0))} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     attempt = len((folder / "starts").read_text().splitlines())
     asked = []
+
+    def hear(signum, frame) -> None:
+        print("heard", signal.Signals(signum).name, flush=True)
+        if not args.deaf:
+            asked.append(signum)
+
     for signum in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN if args.deaf else lambda signum, frame: asked.append(signum))
+        signal.signal(signum, hear)
     checkpoint = folder / "checkpoint"
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     print(f"from update {done}")

@@ -7,7 +7,7 @@ from collections import Counter, deque
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from labs import STILL, random_walk
 
@@ -73,7 +73,6 @@ def unit_edges(loop):
     return edges
 
 
-@settings(deadline=None)
 @given(seeds, odd_sizes, st.integers(2, 6))
 def test_every_maze_is_connected_walled_in_and_without_dead_ends(seed, size, most_rooms):
     maze = random_maze(np.random.default_rng(seed), size, (2, most_rooms))
@@ -88,7 +87,6 @@ def test_every_maze_is_connected_walled_in_and_without_dead_ends(seed, size, mos
         assert sum(near in cells for near in around(cell)) >= 2
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_rooms_are_rectangles_apart_from_each_other(seed):
     maze = random_maze(np.random.default_rng(seed))
@@ -127,7 +125,6 @@ def test_impossible_mazes_are_refused(wrong):
         random_maze(np.random.default_rng(0), **wrong)
 
 
-@settings(deadline=None)
 @given(st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1))
 def test_outlines_are_closed_and_have_the_open_side_on_the_right(cells):
     loops = outlines(cells)
@@ -143,7 +140,6 @@ def test_outlines_are_closed_and_have_the_open_side_on_the_right(cells):
             assert (x1 == x2) != (y1 == y2)
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_the_room_of_a_maze_has_its_blocks_inside_and_touching_nothing(seed):
     maze = random_maze(np.random.default_rng(seed))
@@ -171,7 +167,6 @@ def test_a_text_map_gives_every_block_its_lines():
 
 
 @pytest.mark.parametrize("level_class", [GoalLocations, ObjectLocations])
-@settings(deadline=None)
 @given(seed=seeds)
 def test_objects_and_starts_stand_in_open_cells(level_class, seed):
     level = level_class()

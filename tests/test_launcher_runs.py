@@ -40,7 +40,7 @@ def resume(tmp_path, sweep, *flags: str):
 
 
 def test_eight_runs_on_two_cores_with_everything_that_can_happen(tmp_path):
-    flags = ["--max_parallel=2", "--max_retries=1", "--run_timeout=2"]
+    flags = ["--max_parallel=2", "--max_retries=1", "--run_timeout=4"]
     command = ["-m", "launcher.run", "--run=faulty_sweep", f"--train_dir={tmp_path}", *flags]
     with started(tmp_path / "out", *command, env=TESTS_ON_PATH) as run:
         assert run.wait(60) == 1, run.report()
@@ -159,7 +159,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     with resume(tmp_path, sweep, "--max_parallel=1", "--stop_timeout=100") as run:
         run.wait_until(lambda: len(steps_logged(sweep, "deaf")) >= 1)
         run.popen.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        run.wait_until(lambda: "heard SIGTERM" in sweep.log_path(sweep.runs["deaf"]).read_text())
         run.popen.send_signal(signal.SIGINT)
         assert run.wait(20) == 130, run.report()
         assert not left_of(sweep)
@@ -179,7 +179,7 @@ def test_what_asks_to_run_again_is_run_again_without_counting(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_preempted_job_says_so_and_goes_on_in_the_next(tmp_path, signum):
-    sweep = make_sweep(tmp_path / "s", a=["--updates=5", "--pace=0.2"])
+    sweep = make_sweep(tmp_path / "s", a=["--updates=10", "--pace=0.4"])  # long enough for a rival to come and go
     job = ["-m", "launcher.job", sweep.folder, "a"]
     with started(tmp_path / "first", *job) as run:
         run.wait_until(lambda: len(steps_logged(sweep, "a")) >= 1)
@@ -191,7 +191,7 @@ def test_a_preempted_job_says_so_and_goes_on_in_the_next(tmp_path, signum):
     assert (states(sweep)["a"].status, states(sweep)["a"].reason) == ("queued", "preempted")
     with started(tmp_path / "third", *job) as run:
         assert run.wait(20) == 0, run.report()
-    assert steps_logged(sweep, "a") == [100, 200, 300, 400, 500]
+    assert steps_logged(sweep, "a") == [100 * n for n in range(1, 11)]
     with started(tmp_path / "fourth", *job) as run:
         assert run.wait(20) == 0, "nothing to do"
     assert len(starts(sweep, "a")) == 2

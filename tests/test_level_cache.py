@@ -72,7 +72,7 @@ def lines_file(tmp_path_factory):
     return tmp_path_factory.mktemp("lines") / "lines"
 
 
-@settings(deadline=None, max_examples=50)  # each waits for the disk
+@settings(max_examples=50)  # each waits for the disk
 @given(entries=ENTRIES, data=st.data())
 def test_a_torn_line_is_not_read_and_cut_off_before_the_next_one(lines_file, entries, data):
     content = written(entries)
@@ -85,7 +85,6 @@ def test_a_torn_line_is_not_read_and_cut_off_before_the_next_one(lines_file, ent
     assert lines_file.read_bytes() == written([*entries[:whole], (7, "after")])
 
 
-@settings(deadline=None)
 @given(entries=ENTRIES, data=st.data())
 def test_a_reader_gets_every_line_once_however_the_file_grows(lines_file, entries, data):
     lines_file.unlink(missing_ok=True)
@@ -99,7 +98,6 @@ def test_a_reader_gets_every_line_once_however_the_file_grows(lines_file, entrie
     assert reader.read_new() == []
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_junk_in_an_index_is_an_error(lines_file, junk):
     lines_file.write_bytes(junk + b"\n12 good\n")

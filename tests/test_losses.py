@@ -82,7 +82,7 @@ def test_kl_penalty_without_beta_is_the_mean():
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=4), st.floats(1e-3, 2), st.floats(1, 10))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_multiplier_loss(kls, eps_kl, c_beta):
     kl = torch.tensor(kls, dtype=torch.float64, requires_grad=True)
     beta = torch.full_like(kl, 1.5).detach().requires_grad_()

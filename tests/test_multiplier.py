@@ -12,7 +12,7 @@ PRESENT = torch.tensor([True])
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=30), st.floats(1e-4, 0.5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_steps_are_torch_adam_on_the_loss(kls, lr):
     multiplier = LagrangeMultiplier(1.0, lr, beta_max=100.0)
     beta = torch.nn.Parameter(torch.ones(1))

@@ -122,7 +122,7 @@ class Numbers:
         self.values, self.pull, self.spill, self.taken = list(values), pull, spill, []
 
     def kl(self, ids):
-        return torch.tensor([self.values[i] for i in ids])
+        return torch.tensor([self.values[i] for i in ids], dtype=torch.float64)
 
     def step(self, i):
         self.taken.append(i)
@@ -142,18 +142,17 @@ def sequential_steps(values, limit, pull, spill):
     return numbers
 
 
-@given(st.lists(st.floats(0, 8), min_size=1, max_size=9), st.floats(0.1, 0.9), st.floats(-0.2, 1))
-@settings(max_examples=200, deadline=None)
+# A step on one minibatch moves the others apart where spill < 0; below -1/8, nine of them never come to an end.
+@given(st.lists(st.floats(0, 8), min_size=1, max_size=9), st.floats(0.1, 0.9), st.floats(-0.1, 1))
+@settings(max_examples=200)
 def test_steps_are_those_of_the_sequential_algorithm(values, pull, spill):
-    # the limit may not be met exactly by a number that float32 rounds
-    expected = sequential_steps(values, 1.0 + 1e-9, pull, spill)
+    expected = sequential_steps(values, 1.0, pull, spill)
     numbers = Numbers(values, pull, spill)
-    result = tr.fixup_phase(range(len(values)), lambda ids: numbers.kl(ids).double(), numbers.step, limit=1.0 + 1e-6)
-    if all(abs(v - 1.0) > 1e-5 for v in expected.values):
-        assert numbers.taken == expected.taken
+    result = tr.fixup_phase(range(len(values)), numbers.kl, numbers.step, limit=1.0)
+    assert numbers.taken == expected.taken
     assert result.satisfied
     assert result.steps == len(numbers.taken)
-    assert all(v <= 1.0 + 1e-5 for v in numbers.values)
+    assert all(v <= 1.0 for v in numbers.values)
 
 
 def test_a_pass_without_violation_reads_once():
@@ -214,7 +213,7 @@ def test_first_violation_may_change_what_counts():
 
 
 @given(st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_backtrack_ends_at_the_first_half_that_satisfies(boundary):
     at = [1.0]
 
