@@ -125,20 +125,23 @@ class LocalBackend(Backend):
 
     def close(self) -> None:
         """Ends what runs: it saves and exits, or is killed after `stop_timeout` seconds, or at a second Ctrl-C."""
-        with self._changed:
-            self._queued.clear()
-            running = list(self._jobs.values())
-        for job in running:
-            job.interrupt(signal.SIGTERM, "the launcher was stopped")
-        for _ in self._slots:
-            self._queue.put(None)
         try:
+            with self._changed:
+                self._queued.clear()
+            for job in self._running():
+                job.interrupt(signal.SIGTERM, "the launcher was stopped")
+            for _ in self._slots:
+                self._queue.put(None)
             self._wait_for_all(self.options.stop_timeout + 5.0)
         finally:
-            # a second Ctrl-C leaves the line above
-            for job in running:
+            # a second Ctrl-C leaves the lines above
+            for job in self._running():
                 job.kill()
             self._wait_for_all(5.0)
+
+    def _running(self) -> list[Job]:
+        with self._changed:
+            return list(self._jobs.values())
 
     def _wait_for_all(self, seconds: float) -> None:
         # not by Thread.join: interrupted by Ctrl-C, Python 3.11's takes the thread for ended
