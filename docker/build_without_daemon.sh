@@ -98,8 +98,11 @@ fetch_wheels() {
 
 build_image() {
     step "image: target cpu of docker/Dockerfile"
+    # vfs copies all files for each layer: 60 GB in the end
+    local layers=(--layers)
+    [ "${STORAGE_DRIVER:-}" != vfs ] || layers=()
     # docker's format, because the OCI format has no health check
-    nice -n 19 "${buildah[@]}" build --format docker --layers --pull-never --target cpu --file docker/Dockerfile \
+    nice -n 19 "${buildah[@]}" build --format docker "${layers[@]}" --pull-never --target cpu --file docker/Dockerfile \
         --build-arg "BASE=$base" --build-arg "VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sf_fixpo/__init__.py)" \
         --build-arg "REVISION=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
         --secret "id=pip_conf,src=$work_dir/pip.conf" --volume "$work_dir/wheelhouse:/run/wheelhouse:ro" \
