@@ -15,6 +15,7 @@ export SDL_VIDEODRIVER ?= dummy
 # Test processes that run beside each other.
 JOBS ?= 2
 
+# One by one to whichever process is free: tests differ a hundredfold in length.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: help setup demo test test-slow lint format check bench clean
@@ -40,8 +41,9 @@ demo: setup  ## train, plot and audit a small agent
 test: lint  ## what CI runs: lint, then every test that is not slow
 	$(PYTEST) -m "not slow"
 
+# One at a time: each fills the cores, and some have to be done within a time.
 test-slow: setup  ## the tests that train to a threshold
-	$(PYTEST) -m slow
+	$(PY) -m pytest -m slow
 
 lint: setup  ## style, formatting, types
 	$(PY) -m ruff check .

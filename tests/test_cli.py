@@ -186,7 +186,6 @@ def test_the_stand_in_is_announced_once_and_recorded(tmp_path):
     assert stand_in or "'dmlab_engine': 'deepmind_lab'" in run.stdout
 
 
-@pytest.mark.xdist_group("processes")
 def test_bad_input_that_needs_the_environment_to_be_seen(tmp_path):
     run = train(tmp_path, "run", *SERIAL, "--num_workers=3")
     assert run.popen.returncode == 2
@@ -207,7 +206,6 @@ def trained(tmp_path_factory):
     return folder, run
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_run_that_goes_well_says_nothing_on_stderr(trained):
     folder, run = trained
     assert run.stderr == ""
@@ -215,7 +213,6 @@ def test_a_run_that_goes_well_says_nothing_on_stderr(trained):
     assert json.loads((folder / "run" / "config.json").read_text())["eps_kl"] == 0.07
 
 
-@pytest.mark.xdist_group("processes")
 def test_resuming_keeps_the_saved_settings_and_flags_go_over_them(trained):
     folder, _ = trained
     base = [CARTPOLE, f"--train_dir={folder}", "--experiment=run"]
@@ -230,7 +227,6 @@ def test_resuming_keeps_the_saved_settings_and_flags_go_over_them(trained):
         program.parse_cfg([*base, "--eps_kl=-1"])
 
 
-@pytest.mark.xdist_group("processes")
 def test_checkpoint_of_another_architecture_is_refused(trained):
     folder, _ = trained
     before = {path.name: path.read_bytes() for path in checkpoints_of(folder / "run")}
@@ -242,7 +238,6 @@ def test_checkpoint_of_another_architecture_is_refused(trained):
     assert {path.name: path.read_bytes() for path in checkpoints_of(folder / "run")} == before
 
 
-@pytest.mark.xdist_group("processes")
 def test_unreadable_checkpoints_are_passed_over_but_never_all_of_them(trained):
     folder, _ = trained
     good = checkpoints_of(folder / "run")[-1]

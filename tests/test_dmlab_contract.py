@@ -376,7 +376,6 @@ lab.reset(seed=1)
     return done.returncode, sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.xdist_group("players")
 @pytest.mark.parametrize("end", ENDS)
 def test_a_process_ends_and_leaves_nothing_for_good(engine, tmp_path, end):
     status, left = play_in_a_process(engine, tmp_path, end)

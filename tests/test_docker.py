@@ -203,7 +203,6 @@ def test_build_script_names_all_that_is_wrong(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.xdist_group("processes")
 def test_the_cpu_image_is_built_and_does_what_it_should(tmp_path):
     """Needs root, buildah, debootstrap and a package index; about 15 minutes and 10 GB of disk."""
     needed = shutil.which("buildah") and shutil.which("debootstrap") and os.getuid() == 0

@@ -177,7 +177,6 @@ def test_a_level_of_dmlab_is_recorded_in_its_own_time_with_named_actions(tmp_pat
     assert (names[0], names[4]) == ("forward", "look left")
 
 
-@pytest.mark.xdist_group("players")
 def test_ctrl_c_keeps_the_finished_episodes(cartpole, tmp_path):
     argv = [sys.executable, "-m", "sf_fixpo.enjoy", str(cartpole), "--episodes=100000", f"--record={tmp_path}"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -54,7 +54,6 @@ def evaluation_processes(run: Run) -> list[psutil.Process]:
 # -- whole runs ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("players")
 def test_a_run_is_evaluated_at_its_last_checkpoint_without_a_word(tmp_path):
     run = train(tmp_path, "run", *SERIAL, *FLAGS, "--train_for_env_steps=1000", "--eval_every=600", timeout=280)
     assert run.popen.returncode == 0, run.report()
@@ -74,7 +73,6 @@ def test_a_run_is_evaluated_at_its_last_checkpoint_without_a_word(tmp_path):
     assert scalars == [(row["env_steps"], pytest.approx(row["levels"][LEVEL]["mean"])) for row in rows]
 
 
-@pytest.mark.xdist_group("players")
 def test_an_evaluation_that_fails_is_a_warning_and_no_more(tmp_path):
     # a program of its own has changed the environment's actions, which the evaluation cannot know
     flags = (f"--train_dir={tmp_path}", "--experiment=run", *SERIAL, *FLAGS, "--train_for_env_steps=500", "--eval_every=100000")
@@ -99,7 +97,6 @@ def evaluating(tmp_path):
         yield run
 
 
-@pytest.mark.xdist_group("players")
 def test_an_evaluation_stands_behind_everything_else_and_ends_with_ctrl_c(evaluating, tmp_path):
     evaluating.wait_until(lambda: [process.nice() for process in evaluation_processes(evaluating)] == [19])
     [process] = evaluation_processes(evaluating)
@@ -115,14 +112,12 @@ def test_an_evaluation_stands_behind_everything_else_and_ends_with_ctrl_c(evalua
     assert left_in(tmp_path / "run", ".pth") == left_in(tmp_path / "run", ".log") == []
 
 
-@pytest.mark.xdist_group("players")
 def test_a_killed_run_takes_its_evaluation_with_it(evaluating):
     evaluating.popen.send_signal(signal.SIGKILL)
     assert evaluating.wait(5) == -signal.SIGKILL
     evaluating.assert_nothing_left()
 
 
-@pytest.mark.xdist_group("players")
 def test_the_end_of_a_run_waits_for_an_evaluation_no_longer_than_it_may(tmp_path):
     flags = ("--train_for_env_steps=500", "--eval_every=100000", "--eval_episodes=1000000", "--eval_finish_seconds=2")
     run = train(tmp_path, "run", *SERIAL, *flags)
@@ -174,7 +169,6 @@ def observed(tmp_path, monkeypatch):
     observer.close()
 
 
-@pytest.mark.xdist_group("players")
 def test_while_one_is_evaluated_only_the_newest_checkpoint_waits(observed):
     training, observer = observed
     for steps in (0, 60, 130, 190):

@@ -238,7 +238,6 @@ def worker_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if "spawn_main" in " ".join(process.cmdline())]
 
 
-@pytest.mark.xdist_group("players")
 def test_levels_share_the_workers(experiment):
     names = ("gym_CartPole-v1", "gym_MountainCar-v0", "gym_CartPole-v1")
     cfgs = [evaluate.load_config(experiment, env) for env in names]
@@ -258,7 +257,6 @@ def test_levels_share_the_workers(experiment):
     assert results[2] == results[0], "whichever worker plays a job makes no difference"
 
 
-@pytest.mark.xdist_group("players")
 def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
     cfg = evaluate.load_config(experiment)
     broken = dict(cfg, env="gym_NoSuchThing-v0")
@@ -267,7 +265,6 @@ def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
     assert worker_processes() == []
 
 
-@pytest.mark.xdist_group("players")
 def test_a_killed_evaluation_takes_its_workers_with_it(experiment, tmp_path):
     argv = ("-m", "sf_fixpo.evaluate", experiment, "--random", "--episodes=1000000", "--workers=2")
     with started(tmp_path, *argv) as run:
@@ -277,7 +274,6 @@ def test_a_killed_evaluation_takes_its_workers_with_it(experiment, tmp_path):
         run.assert_nothing_left()
 
 
-@pytest.mark.xdist_group("players")
 def test_an_evaluation_in_the_background_of_a_run_that_is_gone_ends(experiment, tmp_path):
     argv = ("-m", "sf_fixpo.evaluate", experiment, "--random", "--episodes=1000000", "--workers=1", "--background_of=1")
     with started(tmp_path, *argv) as run:  # its parent is this process, not number 1
@@ -303,7 +299,6 @@ def dmlab_experiment(tmp_path_factory):
     return folder
 
 
-@pytest.mark.xdist_group("players")
 def test_a_run_on_several_levels_is_evaluated_on_the_test_variants_of_all(dmlab_experiment, capsys):
     assert evaluate.main([str(dmlab_experiment), "--episodes=2", "--workers=2"]) == 0
     out = capsys.readouterr().out

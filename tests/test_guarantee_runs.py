@@ -33,7 +33,6 @@ BY_DEFAULT = {("serial", "gaussian", "mlp"), ("sync", "categorical", "lstm"), ("
 ALL = [(mode, action, core) for mode in MODES for action in ACTIONS for core in CORES]
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize(
     ("mode", "action", "core"),
     [pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow, id="-".join(case)) for case in ALL],

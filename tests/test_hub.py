@@ -136,7 +136,6 @@ def test_checkpoints_that_are_asked_for(experiment, tmp_path, flags):
     assert found == ([LATEST] if len(flags) == 1 else [BEST, LATEST])
 
 
-@pytest.mark.xdist_group("launcher")
 def test_what_is_published_can_be_evaluated(experiment, tmp_path):
     out = tmp_path / "train_dir" / "run"
     hub.stage(experiment, out, "me/run")
@@ -240,7 +239,6 @@ def remote(monkeypatch):
     server.server_close()
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_program_publishes_what_a_dry_run_shows(experiment, tmp_path, remote):
     environment = {**os.environ, "HF_ENDPOINT": remote.address, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
     command = [sys.executable, "-m", "sf_fixpo.hub", str(experiment), "--repo=me/run", "--private"]

@@ -196,7 +196,6 @@ def test_the_cores_of_this_machine():
     assert sorted(cores_in_order()) == sorted(os.sched_getaffinity(0))
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_launcher_takes_under_50_ms_a_run(tmp_path):
     made = Sweep.create(tmp_path, [Run(f"noop_{n:03d}", ("true",), f"noop_{n:03d}") for n in range(200)])
     backend = local_backend(made, "--max_parallel=2")
@@ -355,7 +354,6 @@ def test_the_status_table_and_its_json(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "RuntimeError: the fault that was asked for\n"
 
 
-@pytest.mark.xdist_group("launcher")
 def test_watching_ends_with_the_sweep(tmp_path):
     made = make_sweep(tmp_path, a=["--pace=0.2"])
     watcher = subprocess.Popen(

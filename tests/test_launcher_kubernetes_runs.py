@@ -31,7 +31,6 @@ def pod_process(sweep: Sweep, name: str, index: int | str, *flags: str) -> subpr
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_pods_of_a_job_run_its_runs(tmp_path, capsys):
     sweep = make_sweep(tmp_path / "s", a=[], again=["--fault=preempt"], c=["--fault=raise", "--times=9"], other=[])
     names = ["c", "a", "again"]
@@ -57,7 +56,6 @@ def test_the_pods_of_a_job_run_its_runs(tmp_path, capsys):
     assert not starts(sweep, "other")
 
 
-@pytest.mark.xdist_group("launcher")
 @pytest.mark.parametrize(("job", "index", "complaint"), [("s-1", 7, "JOB_COMPLETION_INDEX=7"), ("s-2", 0, "no such file")])
 def test_a_pod_without_a_run_is_bad_input(tmp_path, job, index, complaint):
     sweep = make_sweep(tmp_path / "s", a=[])
@@ -68,7 +66,6 @@ def test_a_pod_without_a_run_is_bad_input(tmp_path, job, index, complaint):
         assert complaint in process.stderr.read()
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_pod_is_preempted_while_it_runs_and_while_it_waits_for_a_dead_job(tmp_path):
     sweep = make_sweep(tmp_path / "s", slow=["--updates=99", "--pace=0.1"], held=[])
     write_runs(sweep, "s-1", list(sweep.runs))
@@ -99,7 +96,6 @@ def launch(sweep: Sweep, *flags: str) -> int:
     return resume.main([str(sweep.folder), "--backend=kubernetes", *flags])
 
 
-@pytest.mark.xdist_group("launcher")
 def test_without_apply_the_job_is_written_and_nothing_is_asked(tmp_path):
     sweep = make_sweep(tmp_path / "s", a=[], b=[])
     # no cluster and no configuration

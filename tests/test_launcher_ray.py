@@ -79,7 +79,6 @@ def test_what_ray_counts_for_a_run():
     assert resources(args_of(*flags), has_gpus=True) == {"CPU": 4, "GPU": 0.25, "memory": 16 * 2**30}
 
 
-@pytest.mark.xdist_group("launcher")
 @pytest.mark.parametrize("victim", ["starter", "tie"])
 def test_a_tied_command_gets_sigterm_when_a_process_above_it_is_killed(tmp_path, victim):
     command = [sys.executable, "-c", f"open('out', 'w').write('x')\n{SLEEPER}"]
@@ -96,7 +95,6 @@ def test_a_tied_command_gets_sigterm_when_a_process_above_it_is_killed(tmp_path,
         assert [found.returncode for found in gone] in ([75], [None])  # None: no child of this process
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_tied_command_passes_signals_and_its_exit_status_on():
     process = subprocess.Popen(tied([sys.executable, "-c", SLEEPER]), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -107,7 +105,6 @@ def test_a_tied_command_passes_signals_and_its_exit_status_on():
     assert subprocess.run(tied(["sh", "-c", "kill -9 $$"]), timeout=20).returncode == 128 + signal.SIGKILL
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_task_waits_for_a_run_that_a_dead_job_still_holds(tmp_path):
     sweep = make_sweep(tmp_path / "s", a=[])
     run = sweep.runs["a"]
@@ -120,7 +117,6 @@ def test_the_task_waits_for_a_run_that_a_dead_job_still_holds(tmp_path):
     assert statuses(sweep) == {"a": "finished"}
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_task_tells_what_its_job_complains_about(tmp_path):
     sweep = make_sweep(tmp_path / "s", a=[])
     command = job_command(sweep, Run("other", ("true",), "other"), JobOptions())
@@ -136,7 +132,6 @@ def ray_resume(tmp_path, sweep, *flags: str, env=None):
     return started(tmp_path / f"out_{time.monotonic()}", *command, env={"RAY_ADDRESS": "", **TOKEN, **(env or {})})
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_sweep_on_a_cluster_of_its_own(tmp_path):
     # `preempt` asks to be run again, after an update; `keyed` sees the key and its share of the machine
     show = "import os; print(len(os.environ['WANDB_API_KEY']), os.getcwd())"
@@ -216,7 +211,6 @@ def on_cluster(tmp_path, sweep, cluster: TwoNodes, *flags: str, env=None):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launcher")
 def test_a_lost_worker_and_a_lost_node_lose_no_run(tmp_path, two_nodes):
     names = [f"r{n}" for n in range(4)]
     updates = 45  # of a second each: more than it takes to notice the first loss and go on, on a busy machine too
@@ -244,7 +238,6 @@ def test_a_lost_worker_and_a_lost_node_lose_no_run(tmp_path, two_nodes):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launcher")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_runs_save_and_end_with_their_launcher(tmp_path, two_nodes, signum, status):
     sweep = make_sweep(tmp_path / "s", a=["--updates=60", "--pace=1"], b=["--updates=60", "--pace=1"])
@@ -262,7 +255,6 @@ def test_runs_save_and_end_with_their_launcher(tmp_path, two_nodes, signum, stat
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launcher")
 def test_stop_from_another_process_reaches_running_and_waiting_runs(tmp_path, two_nodes):
     sweep = make_sweep(tmp_path / "s", **{f"r{n}": ["--updates=60", "--pace=1"] for n in range(6)})
     with on_cluster(tmp_path, sweep, two_nodes, "--ray_cpus_per_run=2") as run:
@@ -275,7 +267,6 @@ def test_stop_from_another_process_reaches_running_and_waiting_runs(tmp_path, tw
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launcher")
 def test_keys_reach_the_nodes(tmp_path, two_nodes):
     show = "import os; print(os.environ['HF_TOKEN'][::-1])"
     sweep = Sweep.create(tmp_path / "s", [Run("keyed", ("python", "-c", show), "keyed")])
@@ -285,7 +276,6 @@ def test_keys_reach_the_nodes(tmp_path, two_nodes):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launcher")
 def test_what_no_node_has_is_told_at_once(tmp_path):
     sweep = make_sweep(tmp_path / "s", a=[])
     with (

@@ -17,8 +17,6 @@ from launcher.claims import RUN_MARK
 from launcher.driver import drive
 from launcher.sweep import Sweep
 
-pytestmark = pytest.mark.xdist_group("launcher")
-
 TESTS_ON_PATH = {"PYTHONPATH": "tests"}
 
 

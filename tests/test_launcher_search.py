@@ -19,7 +19,6 @@ from launcher.sweep import PRUNED, Sweep, SweepError
 TRIALS = 8
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_search_that_is_killed_goes_on_and_prunes(tmp_path, monkeypatch, capfd):
     # a trial takes a second or two, so it has to be looked at more often than a real one
     monkeypatch.setattr(search, "_LOOK_SECONDS", 0.03)

@@ -261,7 +261,6 @@ def submitted(tmp_path, *flags: str, command: tuple[str, ...] = ()) -> Sweep:
     return sweep
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_signalled_job_is_requeued_when_its_training_has_saved(tmp_path, fake):
     sweep = submitted(tmp_path, "--updates=30", "--pace=0.1")
     fake.answer("squeue", "RUNNING\n")
@@ -279,7 +278,6 @@ def test_a_signalled_job_is_requeued_when_its_training_has_saved(tmp_path, fake)
     assert steps_logged(sweep, "a") == list(range(100, 3001, 100)), "nothing was lost or done twice"
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_cancelled_job_saves_and_is_not_requeued(tmp_path, fake):
     sweep = submitted(tmp_path, "--updates=1000", "--pace=0.1")
     fake.answer("squeue", "COMPLETING\n")
@@ -292,7 +290,6 @@ def test_a_cancelled_job_saves_and_is_not_requeued(tmp_path, fake):
     assert statuses(sweep)["a"] == "queued"
 
 
-@pytest.mark.xdist_group("launcher")
 def test_a_training_that_a_signal_kills_before_its_job_has_heard_of_it(tmp_path, fake):
     sweep = submitted(tmp_path, command=("sleep", "100"))
     fake.answer("squeue", "RUNNING\n")
@@ -306,7 +303,6 @@ def test_a_training_that_a_signal_kills_before_its_job_has_heard_of_it(tmp_path,
     assert (state.status, state.failures, state.exit_code) == ("queued", 0, -signal.SIGUSR1)
 
 
-@pytest.mark.xdist_group("launcher")
 def test_the_exit_status_of_a_job_is_that_of_its_run(tmp_path, fake):
     sweep = submitted(tmp_path, "--fault=bad_input")
     with job_of(fake, sweep) as job:
@@ -314,7 +310,6 @@ def test_the_exit_status_of_a_job_is_that_of_its_run(tmp_path, fake):
     assert statuses(sweep)["a"] == "failed"
 
 
-@pytest.mark.xdist_group("launcher")
 @pytest.mark.parametrize("requeued_before", [True, False])
 def test_a_run_that_another_job_holds(tmp_path, fake, requeued_before):
     sweep = submitted(tmp_path)

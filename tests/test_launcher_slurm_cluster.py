@@ -14,7 +14,7 @@ from slurm_host import CPUS, slurm_host
 from launcher.sweep import Run, Sweep
 from sf_fixpo.multiplier import LagrangeMultiplier
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launcher")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

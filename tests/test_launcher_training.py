@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
 from launching import quick_run, states
 from programs import SERIAL, json_lines, rows_of, started, train_command
 
 from launcher.sweep import Run, Sweep
-
-pytestmark = pytest.mark.xdist_group("launcher")
 
 
 def test_a_training_that_is_preempted_goes_on_by_itself(tmp_path):

@@ -13,7 +13,6 @@ from sf_fixpo.summaries import UPDATE_LOG, latest_rows
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("core", ["mlp", "lstm"])
 def test_cartpole_is_learned(core, tmp_path):
     """A random agent gets 22; most episodes are played to the end, 500, after 100,000 steps (measured: 480 and more)."""
@@ -30,7 +29,6 @@ def test_cartpole_is_learned(core, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("processes")
 def test_the_demo_learns_from_pixels(tmp_path):
     """A third of the demo's time is enough to beat a random agent by far more than the three standard errors it asks for."""
     with started(tmp_path, "-m", "sf_fixpo.demo", "--minutes=4", "--episodes=50", f"--train_dir={tmp_path}") as run:

@@ -28,8 +28,6 @@ from envs.dmlab.level_cache import (
     index_path,
 )
 
-PROCESSES = pytest.mark.xdist_group("players")
-
 
 @pytest.fixture(scope="module")
 def fork_server():
@@ -81,7 +79,6 @@ def assert_cache_is_whole(folder: Path, experiments: tuple[str, ...] = ("a",)) -
     return count
 
 
-@PROCESSES
 def test_four_processes_200_maps_one_killed_at_random_moments_and_a_resume(fork_server, tmp_path):
     rng = random.Random(5)
     players = {}
@@ -123,7 +120,6 @@ def test_four_processes_200_maps_one_killed_at_random_moments_and_a_resume(fork_
     assert_cache_is_whole(tmp_path, ("a", "b"))
 
 
-@PROCESSES
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_line_of_the_caches_code_does_no_harm(fork_server, tmp_path, stride):
     player = fork_server.Process(target=die_everywhere, args=(tmp_path, stride))
@@ -157,7 +153,6 @@ env.close()
 """
 
 
-@PROCESSES
 def test_environments_claim_their_seeds(tmp_path):
     (tmp_path / "play.py").write_text(PLAY.replace('"train"', json.dumps(str(tmp_path / "train"))))
     for runs in (1, 2):

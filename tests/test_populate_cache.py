@@ -14,8 +14,6 @@ from programs import started
 from envs.dmlab import populate_cache
 from envs.dmlab.level_cache import index_path
 
-PROCESSES = pytest.mark.xdist_group("players")
-
 
 def populate_cfg(*flags: str):
     cfg = populate_cache.make_parser().parse_args(list(flags))
@@ -69,7 +67,6 @@ def counts(folder: Path) -> list[int]:
     return [lines_in(index_path(folder / "cache", level)) for level in LEVELS]
 
 
-@PROCESSES
 def test_the_program_fills_the_cache_through_the_death_of_a_worker_and_goes_on_where_it_was(tmp_path):
     with populate(tmp_path, "--count=10", "--workers=2", "--seed=1", COMPILING_LAB_SECONDS="0.05") as run:
         run.wait_until(lambda: sum(counts(tmp_path)) >= 4)
@@ -92,7 +89,6 @@ def test_the_program_fills_the_cache_through_the_death_of_a_worker_and_goes_on_w
     assert not list(tmp_path.glob("dmlab_*")), "nothing is left in the temporary folder"
 
 
-@PROCESSES
 def test_ctrl_c_keeps_what_is_there(tmp_path):
     with populate(tmp_path, "--count=1000", "--workers=2", COMPILING_LAB_SECONDS="0.1") as run:
         run.wait_until(lambda: sum(counts(tmp_path)) >= 4)
@@ -105,7 +101,6 @@ def test_ctrl_c_keeps_what_is_there(tmp_path):
     assert not list(tmp_path.glob("dmlab_*"))
 
 
-@PROCESSES
 def test_levels_that_yield_nothing_are_given_up_and_the_others_filled(tmp_path):
     levels = f"--levels={','.join((*LEVELS, 'skymaze_irreversible_path_hard', 'lasertag_one_opponent_small'))}"
     faults = {"COMPILING_LAB_BREAKS": "rooms_keys", "COMPILING_LAB_REFUSES": "skymaze", "COMPILING_LAB_DEAF": "lasertag"}

@@ -11,7 +11,6 @@ from sf_fixpo.summaries import UPDATE_LOG, latest_rows
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_two_policies_under_pbt(tmp_path):
     flags = ("--env=gym_CartPole-v1", "--serial_mode=False", "--async_rl=True", "--num_workers=2", "--seed=0", "--stats_avg=20")
     flags += ("--num_policies=2", "--with_pbt=True", "--pbt_start_mutation=4000", "--pbt_period_env_steps=4000")

@@ -17,8 +17,6 @@ from sample_factory.utils.attr_dict import AttrDict
 from sf_fixpo import checkpoints
 from sf_fixpo.supervision import RunContext, probe_environment
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 FAULTY = "tests/faulty_envs.py"
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from programs import ENV, json_lines, started
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 # a learning rate at which every update overshoots: the primary phase leaves weights that must not be seen
 OVERSHOOTING = (

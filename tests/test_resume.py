@@ -133,7 +133,6 @@ def kill_in_mid_run(folder, command):
         run.assert_nothing_left()
 
 
-@pytest.mark.xdist_group("processes")
 def test_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     experiment = tmp_path / "run"
     command = train_command(tmp_path, "run", *SERIAL, LONG, "--save_every_sec=1", "--learning_rate=0.02", "--eps_kl=0.05")
@@ -168,7 +167,6 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert len(lived_on) == final["fixpo"]["updates"], "one line for each update that lived on"
 
 
-@pytest.mark.xdist_group("processes")
 def test_the_same_seed_gives_the_same_run(tmp_path):
     flags = (*SERIAL, "--train_for_env_steps=640", "--seed=5", "--learning_rate=0.02", "--eps_kl=0.05")
     assert [train(tmp_path, name, *flags).popen.returncode for name in ("one", "other")] == [0, 0]
@@ -183,7 +181,6 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert one == other
 
 
-@pytest.mark.xdist_group("processes")
 def test_appo_saves_and_resumes(tmp_path):
     flags = (*SERIAL, "--algo=APPO")
     steps = []
