@@ -16,7 +16,7 @@ export SDL_VIDEODRIVER ?= dummy
 JOBS ?= 2
 
 # One by one to whichever process is free: tests differ a hundredfold in length.
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadgroup
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 
 .PHONY: help setup demo test test-slow lint format check bench clean
 

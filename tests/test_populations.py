@@ -16,7 +16,7 @@ def test_two_policies_under_pbt(tmp_path):
     flags += ("--num_policies=2", "--with_pbt=True", "--pbt_start_mutation=4000", "--pbt_period_env_steps=4000")
     # replace whenever there is a better one, and mutate every setting every time
     flags += ("--pbt_replace_reward_gap=0", "--pbt_replace_reward_gap_absolute=0", "--pbt_mutation_rate=1")
-    run = train(tmp_path, "pbt", *flags, "--train_for_env_steps=30000", timeout=280)
+    run = train(tmp_path, "pbt", *flags, "--train_for_env_steps=30000", timeout=200)
     assert run.popen.returncode == 0, run.report()
     folder = tmp_path / "pbt"
     mutated = json.loads((folder / "policy_01_cfg.json").read_text())

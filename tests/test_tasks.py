@@ -181,8 +181,8 @@ def test_pacer_holds_back_who_is_ahead_but_never_who_is_behind():
     assert pacer.ahead(slice(0, 2)) == 50
     assert pacer.ahead(slice(2, 4)) == 0
     before = time.monotonic()
-    pacer.wait(slice(2, 4), longest=20)
-    assert time.monotonic() - before < 10
+    pacer.wait(slice(2, 4), longest=5)
+    assert time.monotonic() - before < 1
     pacer.wait(slice(0, 2), longest=0.2)
     assert time.monotonic() - before >= 0.2
     # a worker that plays both tasks is never ahead
