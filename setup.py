@@ -10,8 +10,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 
 CORE = [
-    "torch>=2.1",
-    # Pinned exactly: the learner overrides private methods of this release (see sf_fixpo/learner.py).
+    "torch>=2.10",
+    # Pinned exactly: the learner overrides private methods of this release (see sf_fixpo/learning/learner.py).
     "sample-factory==2.1.1",
     # sample-factory 2.1.1 asks for the next three upper bounds itself; stated here so that a conflict names this package too.
     "numpy<2",
@@ -30,7 +30,7 @@ CORE = [
 # EnvPool's wheels from 1.2 on need Python 3.11; the rest of the package works from 3.10.
 ENVPOOL = ["envpool>=1.2.5"]
 
-# Trials of `launcher.run --search=optuna`; it keeps them in SQLite by SQLAlchemy.
+# Trials of `sf_fixpo.launcher.run --search=optuna`; it keeps them in SQLite by SQLAlchemy.
 SEARCH = ["optuna>=4"]
 
 # The launcher's backends. Manifests are written as YAML.
@@ -97,7 +97,8 @@ setup(
     author="sf_fixpo authors",
     # 3.13 is out because numpy<2, which sample-factory needs, has no build for it.
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["sf_fixpo*", "envs*", "launcher*", "benchmarks*"]),
+    # `envs` and `launcher` are in it by two links: one import root, whatever else the user calls so
+    packages=find_packages(include=["sf_fixpo*"]),
     # Scenarios, maps, templates and recorded reference numbers travel beside the modules that read them.
     package_data={"": ["*.cfg", "*.wad", "*.acs", "*.json", "*.jsonl", "*.npz", "*.yaml", "*.html", "*.txt", "*.sh"]},
     install_requires=CORE,

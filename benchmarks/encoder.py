@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks.learner import quiet
 from benchmarks.synthetic import DMLAB, make_cfg
-from sf_fixpo.encoder import DmlabEncoder
+from sf_fixpo.learning.encoder import DmlabEncoder
 
 KINDS = ("empty", "short", "mixed")
 ENCODERS = {"sample-factory": ExampleDmlabEncoder, "sf_fixpo": DmlabEncoder}

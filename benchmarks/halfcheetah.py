@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.runs import RunError, run_or_read
 from sf_fixpo.plot import read_returns
-from sf_fixpo.summaries import UPDATE_LOG, latest_rows
+from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 VARIANTS = {
     "FIXPO, shared": ("--algo=FIXPO", "--fixup_optimizer=shared"),

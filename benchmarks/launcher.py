@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.backend import JobOptions
-from launcher.backends.local import LocalBackend
-from launcher.driver import conclude, drive
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.backend import JobOptions
+from sf_fixpo.launcher.backends.local import LocalBackend
+from sf_fixpo.launcher.driver import conclude, drive
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 NOTHING = ("true",)
 

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.runs import RunError, run_or_read
-from envs import find_suite
 from sf_fixpo.audit import ViolationError, audit
-from sf_fixpo.evaluate import find_checkpoint, load_config
-from sf_fixpo.evaluation import evaluate_all
-from sf_fixpo.summaries import UPDATE_LOG, latest_rows
+from sf_fixpo.envs import find_suite
+from sf_fixpo.playing.evaluation import evaluate_all
+from sf_fixpo.playing.experiment import find_checkpoint, load_config
+from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 LEVELS = (
     "rooms_collect_good_objects",

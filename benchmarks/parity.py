@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sf_fixpo.losses import kl_penalty, policy_loss, value_loss
-from sf_fixpo.multiplier import LagrangeMultiplier
-from sf_fixpo.trust_region import action_kl, fixup_phase, kl_statistic
+from sf_fixpo.algorithm.losses import kl_penalty, policy_loss, value_loss
+from sf_fixpo.algorithm.multiplier import LagrangeMultiplier
+from sf_fixpo.algorithm.trust_region import action_kl, fixup_phase, kl_statistic
 
 WEIGHT_TOLERANCE = 5e-7
 LOSS_TOLERANCE = 2e-6

@@ -182,7 +182,7 @@ def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path
     parser, _ = parse_sf_args(["--env=synthetic", "--experiment=synthetic"])
     settings = {**shape.cfg, **(shape.fixpo if algo == "FIXPO" else shape.appo), **flags}
     if algo == "FIXPO":
-        from sf_fixpo.config import add_fixpo_args  # late: stock learners are measured without this package's code
+        from sf_fixpo.algorithm.config import add_fixpo_args  # late: stock learners are measured without this package's code
 
         add_fixpo_args(parser)
         parser.set_defaults(task_names=_task_names(shape.obs_space))
@@ -198,7 +198,7 @@ def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path
 
 
 def _task_names(obs_space: gym.spaces.Dict) -> list[str]:
-    from sf_fixpo.tasks import task_count
+    from sf_fixpo.learning.tasks import task_count
 
     return [f"task_{i}" for i in range(task_count(obs_space))]
 
@@ -242,8 +242,8 @@ def make_learner(
         learner = Learner(cfg, env_info, versions, policy_id, param_server)
         learner.init()
         return learner
-    from sf_fixpo.learner import FixPOLearner
-    from sf_fixpo.model import make_actor_critic
+    from sf_fixpo.learning.learner import FixPOLearner
+    from sf_fixpo.learning.policy import make_actor_critic
 
     factory = global_model_factory()
     before = factory.make_actor_critic_func

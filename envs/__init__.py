@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import textwrap
 
-from envs.dmlab import SUITE as DMLAB
-from envs.gym_envs import SUITE as GYM
-from envs.mujoco import SUITE as MUJOCO
-from envs.names import unknown_name
-from envs.suite import Suite
+from sf_fixpo.envs.dmlab import SUITE as DMLAB
+from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
+from sf_fixpo.envs.names import unknown_name
+from sf_fixpo.envs.pool.mujoco import SUITE as MUJOCO
+from sf_fixpo.envs.suite import Suite
 
 __all__ = ["SUITES", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
 

@@ -1,4 +1,4 @@
-"""Sweeps: what to run (plain Python descriptions in `launcher.sweeps`) and where (one backend each for a kind of cluster).
+"""Sweeps: what to run (plain Python, in `sf_fixpo.launcher.sweeps`) and where (a backend for each kind of cluster).
 
 Nothing here imports the algorithm: a launcher only starts `python -m sf_fixpo.train` with flags and watches how it ends.
 """

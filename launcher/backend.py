@@ -14,16 +14,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 # Backend -> where it is. Imported only when it is asked for, so that a missing extra is the error of its user alone.
 BACKENDS = {
-    "local": "launcher.backends.local:LocalBackend",
-    "slurm": "launcher.backends.slurm:SlurmBackend",
-    "ray": "launcher.backends.ray:RayBackend",
-    "kubernetes": "launcher.backends.kubernetes:KubernetesBackend",
+    "local": "sf_fixpo.launcher.backends.local:LocalBackend",
+    "slurm": "sf_fixpo.launcher.backends.slurm:SlurmBackend",
+    "ray": "sf_fixpo.launcher.backends.ray:RayBackend",
+    "kubernetes": "sf_fixpo.launcher.backends.kubernetes:KubernetesBackend",
 }
 
 
@@ -128,7 +127,7 @@ def job_command(sweep: Sweep, run: Run, options: JobOptions, python: str = sys.e
     Returns:
         Arguments of a process. They hold no secret: secrets come from its environment or from `options.secrets_file`.
     """
-    return [python, "-m", "launcher.job", str(sweep.folder), run.name, *options.to_flags()]
+    return [python, "-m", "sf_fixpo.launcher.job", str(sweep.folder), run.name, *options.to_flags()]
 
 
 def job_script(sweep: Sweep, run: Run, options: JobOptions, python: str = sys.executable) -> str:
@@ -148,6 +147,6 @@ def find_backend(name: str) -> type[Backend]:
     try:
         return getattr(importlib.import_module(module), cls)
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] in ("launcher", Path(__file__).parent.name):
+        if (exc.name or "").partition(".")[0] == "sf_fixpo":
             raise
         raise BackendError(f"--backend={name}: needs {exc.name}; pip install 'sf_fixpo[cluster]'") from exc

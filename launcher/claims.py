@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from launcher.files import create_json, read_json, write_json
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.files import create_json, read_json, write_json
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 HEARTBEAT_SECONDS = 15.0
 # Without a heartbeat for this long, a holder on another host counts as dead. Eight heartbeats: a file server may pause.

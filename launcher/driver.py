@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from launcher.backend import Backend
-from launcher.claims import holder
-from launcher.job import settle
-from launcher.progress import tail_lines
-from launcher.sweep import FAILED, FINISHED, PRUNED, QUEUED, STOPPED, Run, RunState, Sweep
+from sf_fixpo.launcher.backend import Backend
+from sf_fixpo.launcher.claims import holder
+from sf_fixpo.launcher.job import settle
+from sf_fixpo.launcher.progress import tail_lines
+from sf_fixpo.launcher.sweep import FAILED, FINISHED, PRUNED, QUEUED, STOPPED, Run, RunState, Sweep
 
 ALL_FINISHED, NOT_ALL_FINISHED = 0, 1
 # A job that ends without a word (its host went away, somebody cancelled it) is submitted again this often beyond --max_retries.
@@ -118,7 +118,7 @@ def drive(backend: Backend, runs: Iterable[Run]) -> None:
     while True:
         driver.step()
         if not backend.attached:
-            say(f"{len(driver.waiting)} runs submitted; python -m launcher.status {backend.sweep.folder} --watch")
+            say(f"{len(driver.waiting)} runs submitted; python -m sf_fixpo.launcher.status {backend.sweep.folder} --watch")
             return
         if not driver.waiting:
             return
@@ -157,5 +157,5 @@ def conclude(sweep: Sweep, runs: Iterable[Run], started: float) -> int:
     say(f"{sweep.folder.name}: {text or 'nothing to do'} ({time.monotonic() - started:.0f} s)")
     if set(counts) <= {FINISHED, PRUNED}:
         return ALL_FINISHED
-    print(f"go on with: python -m launcher.resume {sweep.folder}", file=sys.stderr)
+    print(f"go on with: python -m sf_fixpo.launcher.resume {sweep.folder}", file=sys.stderr)
     return NOT_ALL_FINISHED

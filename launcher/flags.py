@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from launcher.backend import BACKENDS, Backend, JobOptions, find_backend
-from launcher.secret_values import SecretsFileError, read_secrets
+from sf_fixpo.launcher.backend import BACKENDS, Backend, JobOptions, find_backend
+from sf_fixpo.launcher.secret_values import SecretsFileError, read_secrets
 
 BAD_INPUT = 2
 

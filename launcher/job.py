@@ -1,4 +1,4 @@
-"""One run, wherever it runs: claimed, started, watched, its end judged: `python -m launcher.job SWEEP_FOLDER RUN_NAME`.
+"""One run, wherever it runs: claimed, started, watched, its end judged: `python -m sf_fixpo.launcher.job SWEEP_FOLDER RUN_NAME`.
 
 Exit status: 0 finished, or nothing to do; 75 run me again (preempted); 3 stopped; 4 another job holds the run; 2 bad input;
 otherwise the training's own status (128 + signal where it was killed): the run has failed for good.
@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
-from launcher.backend import JobOptions
-from launcher.claims import RUN_MARK, Claim, claim, end_orphans, run_mark
-from launcher.progress import UPDATE_LOG, Activity, read_progress
-from launcher.secret_values import SecretsFileError, read_secrets
-from launcher.sweep import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Run, RunState, Sweep, SweepError
+from sf_fixpo.launcher.backend import JobOptions
+from sf_fixpo.launcher.claims import RUN_MARK, Claim, claim, end_orphans, run_mark
+from sf_fixpo.launcher.progress import UPDATE_LOG, Activity, read_progress
+from sf_fixpo.launcher.secret_values import SecretsFileError, read_secrets
+from sf_fixpo.launcher.sweep import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Run, RunState, Sweep, SweepError
 
 BAD_INPUT = 2
 STOPPED_STATUS = 3
@@ -363,7 +363,9 @@ def run_job(sweep: Sweep, run: Run, options: JobOptions, env: Mapping[str, str] 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.job", description="Runs one run of a sweep.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m sf_fixpo.launcher.job", description="Runs one run of a sweep.", allow_abbrev=False
+    )
     parser.add_argument("sweep", help="folder of the sweep")
     parser.add_argument("run", help="name of the run")
     for option in fields(JobOptions):
@@ -372,11 +374,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         sweep = Sweep.load(args.pop("sweep"))
     except SweepError as exc:
-        print(f"launcher.job: {exc}", file=sys.stderr)
+        print(f"sf_fixpo.launcher.job: {exc}", file=sys.stderr)
         return BAD_INPUT
     name = args.pop("run")
     if name not in sweep.runs:
-        print(f"launcher.job: {name}: no run of {sweep.folder}", file=sys.stderr)
+        print(f"sf_fixpo.launcher.job: {name}: no run of {sweep.folder}", file=sys.stderr)
         return BAD_INPUT
     return run_job(sweep, sweep.runs[name], JobOptions(**args))
 

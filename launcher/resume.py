@@ -1,4 +1,4 @@
-"""Goes on with a sweep: `python -m launcher.resume DIR [flags]`: what has not finished, from its checkpoints.
+"""Goes on with a sweep: `python -m sf_fixpo.launcher.resume DIR [flags]`: what has not finished, from its checkpoints.
 
 Where and how it ran last are the defaults of the flags. Exit status as for `launcher.run`.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from launcher.backend import Backend, BackendError
-from launcher.driver import say
-from launcher.flags import BadInputError, FlagParser, add_backend_args, add_job_args, complain, job_faults, job_options
-from launcher.run import INTERRUPTED, import_search, run_search, run_sweep
-from launcher.sweep import Sweep, SweepError, is_search
+from sf_fixpo.launcher.backend import Backend, BackendError
+from sf_fixpo.launcher.driver import say
+from sf_fixpo.launcher.flags import BadInputError, FlagParser, add_backend_args, add_job_args, complain, job_faults, job_options
+from sf_fixpo.launcher.run import INTERRUPTED, import_search, run_search, run_sweep
+from sf_fixpo.launcher.sweep import Sweep, SweepError, is_search
 
-PROGRAM = "launcher.resume"
+PROGRAM = "sf_fixpo.launcher.resume"
 
 
 def parse(program: str, description: str, argv: list[str]) -> tuple[Sweep, argparse.Namespace, type[Backend]]:

@@ -1,4 +1,4 @@
-"""Starts a sweep: `python -m launcher.run --run=launcher.sweeps.<name> --backend=local --train_dir=DIR [flags]`.
+"""Starts a sweep: `python -m sf_fixpo.launcher.run --run=sf_fixpo.launcher.sweeps.<name> --train_dir=DIR [flags]`.
 
 Exit status: 0 every run finished; 1 a run failed or was stopped; 2 bad input, nothing was started; 130 Ctrl-C; 143 SIGTERM.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from launcher.backend import Backend, BackendError
-from launcher.driver import conclude, drive, make_ready, say
-from launcher.flags import (
+from sf_fixpo.launcher.backend import Backend, BackendError
+from sf_fixpo.launcher.driver import conclude, drive, make_ready, say
+from sf_fixpo.launcher.flags import (
     BadInputError,
     FlagParser,
     add_backend_args,
@@ -29,12 +29,12 @@ from launcher.flags import (
     job_options,
     search_faults,
 )
-from launcher.sweep import Sweep, SweepError, describe_runs
+from sf_fixpo.launcher.sweep import Sweep, SweepError, describe_runs
 
 if TYPE_CHECKING:
-    from launcher.search import SearchOptions
+    from sf_fixpo.launcher.search import SearchOptions
 
-PROGRAM = "launcher.run"
+PROGRAM = "sf_fixpo.launcher.run"
 INTERRUPTED, TERMINATED = 130, 143
 # Flags that say what, not how: `resume` does not take them from the last launch.
 _WHAT = ("run", "train_dir", "experiment_suffix", "backend", "sweep", "search")
@@ -65,7 +65,7 @@ def find_sweep_module(module_name: str) -> Any:
         BadInputError: there is no such module, or nothing in it that describes runs.
     """
     if not module_name:
-        raise BadInputError("--run: say which sweep, such as --run=launcher.sweeps.paper_figures")
+        raise BadInputError("--run: say which sweep, such as --run=sf_fixpo.launcher.sweeps.paper_figures")
     name = module_name.removesuffix(".py").replace("/", ".")
     try:
         module = importlib.import_module(name)
@@ -125,7 +125,7 @@ def run_search(backend: Backend, options: SearchOptions) -> int:
     Returns:
         The launcher's exit status.
     """
-    from launcher.search import Search
+    from sf_fixpo.launcher.search import Search
 
     if not backend.attached:
         raise BadInputError(
@@ -144,7 +144,7 @@ def import_search() -> ModuleType:
         BadInputError: it is not installed.
     """
     try:
-        return importlib.import_module("launcher.search")
+        return importlib.import_module("sf_fixpo.launcher.search")
     except ModuleNotFoundError as exc:
         raise BadInputError(f"--search=optuna: needs {exc.name}; pip install 'sf_fixpo[search]'") from exc
 

@@ -1,4 +1,4 @@
-"""Search over flags with Optuna: `python -m launcher.run --run=MODULE --search=optuna --trials=N`, MODULE with a `SEARCH_SPACE`.
+"""Search over flags with Optuna: `sf_fixpo.launcher.run --run=MODULE --search=optuna --trials=N`, MODULE with a `SEARCH_SPACE`.
 
 A trial is a run of a sweep like any other: it may crash, be preempted and go on. Optuna's SQLite file lies in the sweep's folder;
 only the one launcher that searches opens it, so that it may lie on NFS.
@@ -24,12 +24,12 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial, TrialState
 
-from launcher import claims
-from launcher.backend import Backend
-from launcher.driver import Driver, make_ready, say
-from launcher.files import read_json, write_json
-from launcher.progress import read_progress
-from launcher.sweep import FINISHED, PRUNED, SEARCH_OPTIONS, STOPPED, Run, RunState, Sweep, SweepError, run_faults
+from sf_fixpo.launcher import claims
+from sf_fixpo.launcher.backend import Backend
+from sf_fixpo.launcher.driver import Driver, make_ready, say
+from sf_fixpo.launcher.files import read_json, write_json
+from sf_fixpo.launcher.progress import read_progress
+from sf_fixpo.launcher.sweep import FINISHED, PRUNED, SEARCH_OPTIONS, STOPPED, Run, RunState, Sweep, SweepError, run_faults
 
 # Not the name of any run: it marks who searches.
 _SEARCHER = Run("~search", (), "")

@@ -1,4 +1,4 @@
-"""Shows how far a sweep is: `python -m launcher.status DIR [--watch] [--tail=RUN] [--json]`.
+"""Shows how far a sweep is: `python -m sf_fixpo.launcher.status DIR [--watch] [--tail=RUN] [--json]`.
 
 Exit status: 0; 2 bad input.
 """
@@ -17,12 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launcher.claims import holder
-from launcher.flags import BadInputError, FlagParser, complain
-from launcher.progress import tail_lines
-from launcher.sweep import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Run, Sweep, SweepError
+from sf_fixpo.launcher.claims import holder
+from sf_fixpo.launcher.flags import BadInputError, FlagParser, complain
+from sf_fixpo.launcher.progress import tail_lines
+from sf_fixpo.launcher.sweep import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Run, Sweep, SweepError
 
-PROGRAM = "launcher.status"
+PROGRAM = "sf_fixpo.launcher.status"
 # A run whose state says that it runs, and whose job is dead: the next launcher that looks takes it over.
 LOST = "lost"
 _STYLES = {FINISHED: "green", RUNNING: "cyan", FAILED: "bold red", LOST: "bold magenta", STOPPED: "yellow", QUEUED: "dim"}

@@ -1,4 +1,4 @@
-"""Stops a sweep: `python -m launcher.stop DIR [--only=RUN,RUN]`: its runs save a checkpoint and exit, `launcher.resume` goes on.
+"""Stops a sweep: `python -m sf_fixpo.launcher.stop DIR [--only=RUN,RUN]`: its runs save a checkpoint and exit.
 
 Exit status: 0 nothing of it runs any more; 1 something does; 2 bad input.
 """
@@ -9,15 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from launcher.backend import Backend, BackendError, find_backend
-from launcher.claims import holder
-from launcher.driver import say
-from launcher.flags import BadInputError, FlagParser, add_job_args, complain, job_options
-from launcher.job import settle
-from launcher.sweep import STOPPED, Run, Sweep, SweepError
+from sf_fixpo.launcher.backend import Backend, BackendError, find_backend
+from sf_fixpo.launcher.claims import holder
+from sf_fixpo.launcher.driver import say
+from sf_fixpo.launcher.flags import BadInputError, FlagParser, add_job_args, complain, job_options
+from sf_fixpo.launcher.job import settle
+from sf_fixpo.launcher.sweep import STOPPED, Run, Sweep, SweepError
 
-PROGRAM = "launcher.stop"
-REASON = "launcher.stop"
+PROGRAM = "sf_fixpo.launcher.stop"
+REASON = "sf_fixpo.launcher.stop"
 # Beyond the time that a run gets to save: its job looks for the wish to stop twice a second, through a file server's cache.
 _MARGIN_SECONDS = 15.0
 _LOOK_SECONDS = 0.2
@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     for run in left:
         print(f"{PROGRAM}: {run.name}: still held by {holder(sweep, run)}", file=sys.stderr)
     stopped = sum(sweep.state(run).status == STOPPED for run in runs)
-    say(f"{sweep.folder.name}: {stopped} of {len(runs)} runs are stopped; go on with: python -m launcher.resume {sweep.folder}")
+    go_on = f"python -m sf_fixpo.launcher.resume {sweep.folder}"
+    say(f"{sweep.folder.name}: {stopped} of {len(runs)} runs are stopped; go on with: {go_on}")
     return 1 if left else 0
 
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from launcher.files import read_json, write_json
-from launcher.secret_values import description_faults
+from sf_fixpo.launcher.files import read_json, write_json
+from sf_fixpo.launcher.secret_values import description_faults
 
 STATE_FOLDER = ".sweep"
 SWEEP_LOG = "sweep_log.txt"
@@ -114,7 +114,7 @@ class Sweep:
         if found is not None and found["runs"] != sweep._manifest()["runs"]:
             raise SweepError(
                 f"{sweep.folder}: holds a sweep of other runs (from {found.get('source') or 'another description'}); go on with "
-                "it by `python -m launcher.resume`, or give another --train_dir or --experiment_suffix"
+                "it by `python -m sf_fixpo.launcher.resume`, or give another --train_dir or --experiment_suffix"
             )
         if found is None:
             sweep.save_manifest()

@@ -45,7 +45,7 @@ from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
 from sf_examples.dmlab.dmlab_model import make_dmlab_encoder
 from torch import Tensor
 
-from sf_fixpo.summaries import UPDATE_LOG, read_rows
+from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 
 STDDEV_MIN, STDDEV_MAX = 1e-4, 1e4  # sample-factory's ContinuousActionDistribution
 _CHUNK = 256  # observations per forward pass of the encoder: images in float64 need much memory

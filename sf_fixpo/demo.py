@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sf_fixpo import audit, plot, train
-from sf_fixpo.evaluate import EvalResult, evaluate, find_checkpoint, load_config
+from sf_fixpo.playing.evaluation import EvalResult, evaluate
+from sf_fixpo.playing.experiment import find_checkpoint, load_config
 
 ENV = "dmlab_30_rooms_collect_good_objects"
 MINUTES = 9.0

@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sample_factory.utils.attr_dict import AttrDict
 
-from envs import find_suite
-from sf_fixpo import checkpoints
-from sf_fixpo.evaluate import BadInputError, find_checkpoint, load_configs
-from sf_fixpo.evaluation_worker import PolicyAgent, Slots, one_action, set_log_level
-from sf_fixpo.overlay import Categories, Gaussian, Moment, Overlay, dmlab_action_labels, upscale
-from sf_fixpo.video import Screen, ScreenError, VideoFile, Window, WindowClosed, has_display
+from sf_fixpo.envs import find_suite
+from sf_fixpo.learning import checkpoints
+from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots, one_action, set_log_level
+from sf_fixpo.playing.experiment import BadInputError, find_checkpoint, load_configs
+from sf_fixpo.playing.overlay import Categories, Gaussian, Moment, Overlay, dmlab_action_labels, upscale
+from sf_fixpo.playing.video import Screen, ScreenError, VideoFile, Window, WindowClosed, has_display
 
 DMLAB_FPS = 60  # frames of the engine a second
 USUAL_FPS = 30.0  # of an environment that does not say
@@ -188,7 +188,7 @@ def real_time_fps(cfg: Any, env: Any) -> float:
 def action_names(cfg: Any, env: Any) -> Sequence[str] | None:
     """Names of the actions of a Discrete space, where they are known."""
     if find_suite(cfg.env).name == "dmlab":
-        from envs.dmlab.engines import sample_factory_tables
+        from sf_fixpo.envs.dmlab.engines import sample_factory_tables
 
         tables = sample_factory_tables()
         return dmlab_action_labels(tables.EXTENDED_ACTION_SET if cfg.dmlab_extended_action_set else tables.ACTION_SET)

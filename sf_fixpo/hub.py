@@ -28,11 +28,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from requests import RequestException
 from sample_factory.utils.utils import experiment_dir
 
-from envs import UnknownEnvError, find_suite
-from sf_fixpo import checkpoints
-from sf_fixpo.evaluate import BadInputError, find_checkpoint
-from sf_fixpo.model_card import Card, level_scores, make_card
-from sf_fixpo.summaries import UPDATE_LOG, latest_rows
+from sf_fixpo.envs import UnknownEnvError, find_suite
+from sf_fixpo.learning import checkpoints
+from sf_fixpo.playing.experiment import BadInputError, find_checkpoint
+from sf_fixpo.records.model_card import Card, level_scores, make_card
+from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 PICTURES = ("*.png", "*.gif", "*.mp4")
 EVALUATIONS = "eval*.json"

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from sf_fixpo.summaries import TRACE_LOG, UPDATE_LOG, latest_rows, read_rows
+from sf_fixpo.records.update_log import TRACE_LOG, UPDATE_LOG, latest_rows, read_rows
 
 RETURN_TAG = "reward/reward"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -20,15 +20,15 @@ from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import experiment_dir
 
-from envs import Suite, UnknownEnvError, find_suite, list_envs
-from envs.names import did_you_mean
-from sf_fixpo.checkpoints import CheckpointError
-from sf_fixpo.config import add_fixpo_args, faults
-from sf_fixpo.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.algorithm.config import add_fixpo_args, faults
+from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
+from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
-from sf_fixpo.runner import PREEMPTED, InvalidRunError, run_fixpo
-from sf_fixpo.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
-from sf_fixpo.worker import LEARNERS
+from sf_fixpo.learning.checkpoints import CheckpointError
+from sf_fixpo.learning.worker import LEARNERS
+from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.running.runner import PREEMPTED, InvalidRunError, run_fixpo
+from sf_fixpo.running.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
 
 EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130, PREEMPTED: 75}
 BAD_INPUT = 2

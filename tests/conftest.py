@@ -26,7 +26,7 @@ def _seeds():
 @pytest.fixture
 def stand_in(tmp_path):
     """Makes stand-in Labs whose files lie in `tmp_path`."""
-    from envs.dmlab.vizdoom_engine import Lab
+    from sf_fixpo.envs.dmlab.stand_in.engine import Lab
 
     labs = []
 

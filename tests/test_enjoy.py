@@ -21,12 +21,13 @@ import torch
 from tuple_env import make_tuple_env
 
 from benchmarks.synthetic import make_cfg, small_shape
-from envs import find_suite
-from sf_fixpo import enjoy, overlay, video
-from sf_fixpo.evaluate import BadInputError, load_config
-from sf_fixpo.evaluation_worker import PolicyAgent, Slots
-from sf_fixpo.model import make_actor_critic
-from sf_fixpo.overlay import Categories, Gaussian, Moment, Overlay
+from sf_fixpo import enjoy
+from sf_fixpo.envs import find_suite
+from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.playing import overlay, video
+from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots
+from sf_fixpo.playing.experiment import BadInputError, load_config
+from sf_fixpo.playing.overlay import Categories, Gaussian, Moment, Overlay
 
 LEVEL = "dmlab_30_rooms_collect_good_objects_train"
 CHECKPOINT = "checkpoint_000000001_64"
@@ -125,7 +126,7 @@ _WRITE = """
 import sys
 import numpy as np
 from pathlib import Path
-from sf_fixpo.video import VideoFile
+from sf_fixpo.playing.video import VideoFile
 with VideoFile(Path(sys.argv[1]), 50) as file:
     for i in range(8):
         picture = np.full((400, 920, 3), 255, np.uint8)

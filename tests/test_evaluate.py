@@ -19,11 +19,13 @@ from sample_factory.model.actor_critic import create_actor_critic
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 
 from benchmarks.synthetic import box_actions, make_cfg, small_shape, vector_space
-from envs import find_suite
-from envs.dmlab.names import test_level
-from sf_fixpo import evaluate, evaluation, evaluation_worker, train
-from sf_fixpo.evaluation_worker import Job
-from sf_fixpo.model import make_actor_critic
+from sf_fixpo import evaluate, train
+from sf_fixpo.envs import find_suite
+from sf_fixpo.envs.dmlab.names import test_level
+from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.playing import evaluation, evaluation_worker
+from sf_fixpo.playing import experiment as experiments
+from sf_fixpo.playing.evaluation_worker import Job
 
 MIXED = gym.spaces.Tuple((gym.spaces.Discrete(3), box_actions(2)))
 
@@ -123,9 +125,9 @@ def test_an_environment_that_is_done_is_not_stepped_on(monkeypatch):
 
 
 def test_mean_and_standard_error():
-    result = evaluate.make_result([1.0, 2.0, 3.0, 6.0], [1, 1, 1, 1], "x")
+    result = evaluation.make_result([1.0, 2.0, 3.0, 6.0], [1, 1, 1, 1], "x")
     assert (result.mean, result.se) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
-    assert math.isnan(evaluate.make_result([1.0], [1], "x").se)
+    assert math.isnan(evaluation.make_result([1.0], [1], "x").se)
     assert evaluation.share_out(7, 3) == [3, 2, 2]
 
 
@@ -164,8 +166,8 @@ def test_a_policy_is_played_and_repeats_with_its_seed(experiment, tmp_path, caps
     assert first["env"] == "gym_CartPole-v1"
     assert "n = 5" in capsys.readouterr().out
     seen: list[float] = []
-    cfg = evaluate.load_config(experiment)
-    again = evaluate.evaluate(cfg, first["checkpoint"], 5, 2, seed=3, on_episode=seen.append)
+    cfg = experiments.load_config(experiment)
+    again = evaluation.evaluate(cfg, first["checkpoint"], 5, 2, seed=3, on_episode=seen.append)
     assert list(again.returns) == first["returns"]
     assert sorted(seen) == sorted(first["returns"])
 
@@ -188,22 +190,22 @@ def die(pipe):
 def test_a_worker_that_dies_ends_the_program(experiment, monkeypatch):
     monkeypatch.setattr(evaluation, "play_in_process", die)
     with pytest.raises(evaluate.WorkerError, match=r"gym_CartPole-v1: evaluation worker . died .exit code 7"):
-        evaluate.evaluate(evaluate.load_config(experiment), None, 2, 2)
+        evaluation.evaluate(experiments.load_config(experiment), None, 2, 2)
 
 
 def test_the_best_checkpoint_is_taken_where_there_is_one(tmp_path):
     folder = tmp_path / "checkpoint_p0"
     folder.mkdir()
-    with pytest.raises(evaluate.BadInputError):
-        evaluate.find_checkpoint(tmp_path, None)
+    with pytest.raises(experiments.BadInputError):
+        experiments.find_checkpoint(tmp_path, None)
     for name in ("checkpoint_000000010_64.pth", "checkpoint_000000020_128.pth"):
         (folder / name).touch()
-    assert evaluate.find_checkpoint(tmp_path, None).name == "checkpoint_000000020_128.pth"
+    assert experiments.find_checkpoint(tmp_path, None).name == "checkpoint_000000020_128.pth"
     (folder / "best_000000010_64_reward_1.000.pth").touch()
-    assert evaluate.find_checkpoint(tmp_path, None).name.startswith("best")
-    assert evaluate.find_checkpoint(tmp_path, "latest").name == "checkpoint_000000020_128.pth"
-    with pytest.raises(evaluate.BadInputError, match="no such file"):
-        evaluate.find_checkpoint(tmp_path, "bset")
+    assert experiments.find_checkpoint(tmp_path, None).name.startswith("best")
+    assert experiments.find_checkpoint(tmp_path, "latest").name == "checkpoint_000000020_128.pth"
+    with pytest.raises(experiments.BadInputError, match="no such file"):
+        experiments.find_checkpoint(tmp_path, "bset")
 
 
 @pytest.mark.parametrize("flags", [["--episodes=0"], ["--workers=0"], ["--random", "--deterministic"]])
@@ -240,7 +242,7 @@ def worker_processes() -> list[psutil.Process]:
 
 def test_levels_share_the_workers(experiment):
     names = ("gym_CartPole-v1", "gym_MountainCar-v0", "gym_CartPole-v1")
-    cfgs = [evaluate.load_config(experiment, env) for env in names]
+    cfgs = [experiments.load_config(experiment, env) for env in names]
     before = {process.pid for process in worker_processes()}
     at_once, seen = set(), []
 
@@ -258,7 +260,7 @@ def test_levels_share_the_workers(experiment):
 
 
 def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
-    cfg = evaluate.load_config(experiment)
+    cfg = experiments.load_config(experiment)
     broken = dict(cfg, env="gym_NoSuchThing-v0")
     with pytest.raises(evaluate.WorkerError, match=r"(?s)gym_NoSuchThing-v0: evaluation worker \d failed:.*NoSuchThing"):
         evaluation.evaluate_all([cfg, cfg, broken, cfg], None, 2, 2)
@@ -321,15 +323,15 @@ def test_a_run_on_several_levels_is_evaluated_on_the_test_variants_of_all(dmlab_
 
 
 def test_the_training_levels_are_another_split(dmlab_experiment):
-    assert [cfg.env for cfg in evaluate.load_configs(dmlab_experiment, "train")] == [
+    assert [cfg.env for cfg in experiments.load_configs(dmlab_experiment, "train")] == [
         "dmlab_30_rooms_collect_good_objects",
         "dmlab_30_rooms_select_nonmatching_object",
     ]
-    [one] = evaluate.load_configs(dmlab_experiment, "test", "dmlab_30_rooms_collect_good_objects")
+    [one] = experiments.load_configs(dmlab_experiment, "test", "dmlab_30_rooms_collect_good_objects")
     assert one.env == "dmlab_30_rooms_collect_good_objects", "one level that is asked for is that level"
     assert evaluate.level_name(one.env) == "rooms_collect_good_objects_train"
-    assert evaluate.load_config(dmlab_experiment).env == "dmlab_30"
-    three = evaluate.load_configs(dmlab_experiment, "test", "dmlab_30_rooms")
+    assert experiments.load_config(dmlab_experiment).env == "dmlab_30"
+    three = experiments.load_configs(dmlab_experiment, "test", "dmlab_30_rooms")
     assert [evaluate.level_name(cfg.env) for cfg in three] == [
         "rooms_collect_good_objects_test",
         "rooms_exploit_deferred_effects_test",

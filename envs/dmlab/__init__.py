@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from envs.dmlab.presets import LAPTOP, PAPER
-from envs.suite import Suite
+from sf_fixpo.envs.dmlab.presets import LAPTOP, PAPER
+from sf_fixpo.envs.suite import Suite
 
 PREFIX = "dmlab_30_"
 _ENGINES = ("auto", "deepmind_lab", "vizdoom")
@@ -21,7 +21,7 @@ _LARGEST = {"res_w": 1024, "res_h": 768}  # what the stand-in can render
 
 def env_names() -> tuple[str, ...]:
     """The levels and sets of levels that the engine of this machine plays."""
-    from envs.dmlab import engines, names
+    from sf_fixpo.envs.dmlab import engines, names
 
     playable = engines.playable_levels(engines.choose_engine(engines.AUTO) or engines.DEEPMIND_LAB)
     sets = [name for name, levels in names.LEVEL_SETS.items() if set(levels) <= set(playable)]
@@ -36,14 +36,14 @@ def matches(env_name: str) -> bool:
 
 def tasks(cfg: Any) -> tuple[str, ...]:
     """The run's levels, in the order of their task ids."""
-    from envs.dmlab import names
+    from sf_fixpo.envs.dmlab import names
 
     return names.levels_of(cfg.env, cfg.dmlab_levels)
 
 
 def evaluation_envs(cfg: Any, split: str = "test") -> tuple[str, ...]:
     """The run's levels one by one: their test variants, or with `train` themselves."""
-    from envs.dmlab import names
+    from sf_fixpo.envs.dmlab import names
 
     return tuple(names.env_name(names.test_level(level) if split == "test" else level) for level in tasks(cfg))
 
@@ -56,8 +56,8 @@ def missing() -> str | None:
 
 
 def resolve_engine(cfg: Any) -> str:
-    """Sets `cfg.dmlab_engine` to the engine that `auto` means here; see `envs.dmlab.engines.resolve_engine`."""
-    from envs.dmlab import engines
+    """Sets `cfg.dmlab_engine` to the engine that `auto` means here; see `sf_fixpo.envs.dmlab.engines.resolve_engine`."""
+    from sf_fixpo.envs.dmlab import engines
 
     return engines.resolve_engine(cfg)
 
@@ -133,7 +133,7 @@ def faults(cfg: Any) -> list[str]:
     Returns:
         One line a fault: the flag, its value, what is allowed.
     """
-    from envs.dmlab import engines, names
+    from sf_fixpo.envs.dmlab import engines, names
 
     engine = engines.choose_engine(cfg.dmlab_engine)
     found = []
@@ -149,7 +149,7 @@ def faults(cfg: Any) -> list[str]:
         found.append(f"--env_frameskip={cfg.env_frameskip}: must be at least 1")
     found += _level_needs(cfg, engine)
     if not found and engine == engines.DEEPMIND_LAB:
-        from envs.dmlab.level_cache import cache_faults
+        from sf_fixpo.envs.dmlab.cache.level_cache import cache_faults
 
         found += cache_faults(cfg)
     if not found:
@@ -159,7 +159,7 @@ def faults(cfg: Any) -> list[str]:
 
 def _level_needs(cfg: Any, engine: str | None) -> list[str]:
     """What levels need of the other flags: the images of two, the instructions of four, a worker for each."""
-    from envs.dmlab import engines, names
+    from sf_fixpo.envs.dmlab import engines, names
 
     found = []
     levels = tasks(cfg)
@@ -183,8 +183,8 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
 
 
 def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
-    """Makes one environment; see `envs.dmlab.env.make_env`."""
-    from envs.dmlab import env
+    """Makes one environment; see `sf_fixpo.envs.dmlab.env.make_env`."""
+    from sf_fixpo.envs.dmlab import env
 
     return env.make_env(full_env_name, cfg, env_config, render_mode)
 

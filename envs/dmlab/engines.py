@@ -17,7 +17,7 @@ VIZDOOM = "vizdoom"
 AUTO = "auto"
 CHOICES = (AUTO, DEEPMIND_LAB, VIZDOOM)
 
-_MODULES = {DEEPMIND_LAB: "deepmind_lab", VIZDOOM: "envs.dmlab.vizdoom_engine"}
+_MODULES = {DEEPMIND_LAB: "deepmind_lab", VIZDOOM: "sf_fixpo.envs.dmlab.stand_in.engine"}
 
 INSTALL = {
     DEEPMIND_LAB: (
@@ -47,7 +47,7 @@ def playable_levels(engine: str) -> tuple[str, ...]:
     """
     if engine == DEEPMIND_LAB:
         return tuple(dict.fromkeys([*LEVEL_MAPPING, *LEVEL_MAPPING.values()]))
-    from envs.dmlab.levels import LEVELS
+    from sf_fixpo.envs.dmlab.stand_in.levels import LEVELS
 
     return tuple(LEVELS)
 

@@ -14,11 +14,11 @@ from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS, DMLAB_MAX_INSTRUCTION_
 from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
 from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFFIX, DmlabRewardShapingWrapper
 
-from envs.dmlab import engines
-from envs.dmlab.level_cache import LevelCache, make_level_cache
-from envs.dmlab.names import is_hold_out, level_path, levels_of
-from envs.dmlab.workspace import Workspace
-from envs.seeding import env_seeds
+from sf_fixpo.envs.dmlab import engines
+from sf_fixpo.envs.dmlab.cache.level_cache import LevelCache, make_level_cache
+from sf_fixpo.envs.dmlab.names import is_hold_out, level_path, levels_of
+from sf_fixpo.envs.dmlab.workspace import Workspace
+from sf_fixpo.envs.seeding import env_seeds
 
 PIXELS = "RGB_INTERLEAVED"
 TASK_ID = "task_id"

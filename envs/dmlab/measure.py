@@ -1,6 +1,6 @@
 """Measures an environment with a random agent: its mean score and its speed. The numbers in README.md come from here.
 
-python -m envs.dmlab.measure --episodes=120 --res_w=96 --res_h=72
+python -m sf_fixpo.envs.dmlab.measure --episodes=120 --res_w=96 --res_h=72
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.dmlab import SUITE, env_names
+from sf_fixpo.envs.dmlab import SUITE, env_names
 
 
 @dataclass(frozen=True)

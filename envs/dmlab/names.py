@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS, LEVEL_MAPPING, dmlab30_level_name_to_level
 
-from envs.names import did_you_mean
+from sf_fixpo.envs.names import did_you_mean
 
 PREFIX = "dmlab_30_"
 ALL = "dmlab_30"

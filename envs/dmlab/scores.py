@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS, HUMAN_SCORES, RANDOM_SCORES
 
-from envs.dmlab.engines import DEEPMIND_LAB
-from envs.dmlab.names import dmlab30_level, is_hold_out, score_name, test_level
+from sf_fixpo.envs.dmlab.engines import DEEPMIND_LAB
+from sf_fixpo.envs.dmlab.names import dmlab30_level, is_hold_out, score_name, test_level
 
 CAP = 100.0
 DMLAB30_SCORE = "DMLab-30 score"

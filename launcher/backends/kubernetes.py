@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from launcher.backend import Backend, BackendError
-from launcher.backends.kubernetes_job import SweepOnVolume, add_manifest_args, job_manifest, job_name, manifest_faults
-from launcher.backends.pod import read_runs, write_runs
-from launcher.driver import say
-from launcher.sweep import Run
+from sf_fixpo.launcher.backend import Backend, BackendError
+from sf_fixpo.launcher.backends.kubernetes_job import SweepOnVolume, add_manifest_args, job_manifest, job_name, manifest_faults
+from sf_fixpo.launcher.backends.pod import read_runs, write_runs
+from sf_fixpo.launcher.driver import say
+from sf_fixpo.launcher.sweep import Run
 
 NAME = "kubernetes"
 MANIFEST = "job.yaml"

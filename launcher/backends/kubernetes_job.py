@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.backend import JobOptions
-from launcher.backends.quantity import memory_fault, parse_quantity
-from launcher.job import HELD, PREEMPTED
-from launcher.secret_values import SECRET_VARIABLES
+from sf_fixpo.launcher.backend import JobOptions
+from sf_fixpo.launcher.backends.quantity import memory_fault, parse_quantity
+from sf_fixpo.launcher.job import HELD, PREEMPTED
+from sf_fixpo.launcher.secret_values import SECRET_VARIABLES
 
 CONTAINER = "training"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -282,7 +282,7 @@ def _container(sweep: SweepOnVolume, options: JobOptions, args: argparse.Namespa
     train_dir: dict[str, Any] = {"name": "train-dir", "mountPath": str(sweep.folder.parent)}
     if args.k8s_sub_path:
         train_dir["subPath"] = args.k8s_sub_path
-    command = ["-m", "launcher.backends.pod", str(sweep.folder), sweep.job_name, *options.to_flags()]
+    command = ["-m", "sf_fixpo.launcher.backends.pod", str(sweep.folder), sweep.job_name, *options.to_flags()]
     # a user without an entry in the image's list of users has / as its home
     env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}, {"name": "OMP_NUM_THREADS", "value": "1"}]
     if args.k8s_secret:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.backend import Backend, JobOptions
-from launcher.job import Job
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.backend import Backend, JobOptions
+from sf_fixpo.launcher.job import Job
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 _AUTO = -1
 

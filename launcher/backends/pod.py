@@ -1,4 +1,4 @@
-"""One index of a Kubernetes Job: `python -m launcher.backends.pod SWEEP_FOLDER JOB_NAME [flags of launcher.job]`.
+"""One index of a Kubernetes Job: `python -m sf_fixpo.launcher.backends.pod SWEEP_FOLDER JOB_NAME [flags of launcher.job]`.
 
 JOB_COMPLETION_INDEX says which of the Job's runs is meant; their list lies beside the sweep's manifest. The exit status is
 `launcher.job`'s.
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from launcher import job
-from launcher.claims import HEARTBEAT_LIMIT
-from launcher.files import read_json, write_json
-from launcher.sweep import Sweep
+from sf_fixpo.launcher import job
+from sf_fixpo.launcher.claims import HEARTBEAT_LIMIT
+from sf_fixpo.launcher.files import read_json, write_json
+from sf_fixpo.launcher.sweep import Sweep
 
 # A run whose node was lost stays claimed by the dead job until its heartbeat is too old, and a little longer.
 _HELD_SECONDS = HEARTBEAT_LIMIT + 30.0
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         names = read_runs(folder, job_name)
         name = names[int(index)]
     except (OSError, ValueError, IndexError) as exc:
-        print(f"launcher.backends.pod: JOB_COMPLETION_INDEX={index}: {exc}", file=sys.stderr)
+        print(f"sf_fixpo.launcher.backends.pod: JOB_COMPLETION_INDEX={index}: {exc}", file=sys.stderr)
         return job.BAD_INPUT
     deadline = time.monotonic() + _HELD_SECONDS
     while (status := job.main([folder, name, *flags])) == job.HELD and time.monotonic() < deadline:

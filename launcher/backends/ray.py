@@ -25,14 +25,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray.exceptions import RayError, TaskCancelledError
 
-from launcher.backend import Backend, BackendError, JobOptions, job_command
-from launcher.backends.quantity import memory_fault, parse_quantity
-from launcher.backends.tied import tied
-from launcher.claims import HEARTBEAT_LIMIT, holder
-from launcher.driver import say
-from launcher.job import HELD
-from launcher.secret_values import SECRET_VARIABLES
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.backend import Backend, BackendError, JobOptions, job_command
+from sf_fixpo.launcher.backends.quantity import memory_fault, parse_quantity
+from sf_fixpo.launcher.backends.tied import tied
+from sf_fixpo.launcher.claims import HEARTBEAT_LIMIT, holder
+from sf_fixpo.launcher.driver import say
+from sf_fixpo.launcher.job import HELD
+from sf_fixpo.launcher.secret_values import SECRET_VARIABLES
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 NAME = "ray"
 LOCAL = "local"

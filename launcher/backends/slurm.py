@@ -26,10 +26,10 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
-from launcher.backend import Backend, BackendError, JobOptions
-from launcher.job import HELD, PREEMPTED, run_job
-from launcher.secret_values import description_faults
-from launcher.sweep import Run, Sweep
+from sf_fixpo.launcher.backend import Backend, BackendError, JobOptions
+from sf_fixpo.launcher.job import HELD, PREEMPTED, run_job
+from sf_fixpo.launcher.secret_values import description_faults
+from sf_fixpo.launcher.sweep import Run, Sweep
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 NAME = "slurm"

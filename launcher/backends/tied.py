@@ -1,4 +1,4 @@
-"""A command that does not outlive its starter: `python -m launcher.backends.tied PID COMMAND...`, started by process PID.
+"""A command that does not outlive its starter, process PID: `python -m sf_fixpo.launcher.backends.tied PID COMMAND...`.
 
 When PID ends, however it does, the command gets SIGTERM; also when this process itself is killed. SIGTERM, SIGINT and SIGUSR1 are
 passed on. The exit status is the command's, 128 + signal where it was killed.
@@ -23,7 +23,7 @@ def tied(command: Sequence[str], python: str = sys.executable) -> list[str]:
         command: arguments of a process.
         python: interpreter with this package installed.
     """
-    return [python, "-m", "launcher.backends.tied", str(os.getpid()), *command]
+    return [python, "-m", "sf_fixpo.launcher.backends.tied", str(os.getpid()), *command]
 
 
 def _end_with(parent: int, libc: ctypes.CDLL | None) -> None:

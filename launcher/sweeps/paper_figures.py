@@ -1,6 +1,6 @@
 """The paper's MuJoCo figures: figure 3 (six tasks), figures 1 and 5 (the ablations of section 4.2): 300 runs of 10 M steps.
 
-Figure 4 is read off the runs of figure 3; figure 8 is `launcher.sweeps.dmlab_levels_x_seeds`.
+Figure 4 is read off the runs of figure 3; figure 8 is `sf_fixpo.launcher.sweeps.dmlab_levels_x_seeds`.
 """
 
 from __future__ import annotations

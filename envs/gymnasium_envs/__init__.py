@@ -1,0 +1,155 @@
+"""Any environment registered with Gymnasium, as `gym_<id>`: `gym_CartPole-v1`, `gym_Pendulum-v1`, your own."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from argparse import ArgumentParser
+from types import MappingProxyType
+from typing import Any
+
+from sf_fixpo.envs.names import did_you_mean
+from sf_fixpo.envs.suite import Suite
+
+PREFIX = "gym_"
+
+COMMON = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1")
+
+LAPTOP = MappingProxyType(
+    {
+        # Sampling: 8 environments x 128 steps = 1024 samples an update, collected and learned in turn, in one process.
+        "serial_mode": True,
+        "async_rl": False,
+        "batched_sampling": False,
+        "num_workers": 1,
+        "num_envs_per_worker": 8,
+        "worker_num_splits": 1,
+        "rollout": 128,
+        "recurrence": 1,
+        "train_for_env_steps": 150_000,
+        "device": "cpu",
+        # One update: 10 epochs of 4 minibatches.
+        "batch_size": 256,
+        "num_batches_per_epoch": 4,
+        "num_epochs": 10,
+        "shuffle_minibatches": True,
+        "learning_rate": 1e-3,
+        "lr_schedule": "linear_decay",
+        "max_grad_norm": 0.5,
+        # FixPO, as the authors set it for small networks.
+        "eps_kl": 0.5,
+        "c_beta": 3.0,
+        "beta_lr": 0.01,
+        "beta_init": 1.0,
+        "fixup_batch_size": 1024,
+        # The rest of the loss; the clip ratio is APPO's.
+        "ppo_clip_ratio": 0.2,
+        "ppo_clip_value": 1e6,
+        "kl_loss_coeff": 0.0,
+        "value_loss_coeff": 0.5,
+        "exploration_loss_coeff": 0.0,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "with_vtrace": False,
+        "value_bootstrap": True,
+        "normalize_input": True,
+        "normalize_returns": True,
+        "actor_critic_share_weights": False,
+        "encoder_mlp_layers": [64, 64],
+        "nonlinearity": "tanh",
+        "use_rnn": False,
+        "policy_initialization": "orthogonal",
+        "adaptive_stddev": False,
+        "initial_stddev": math.exp(-0.5),
+    }
+)
+
+# The authors ran no environments of this kind: `paper` is their MuJoCo learning rate and run length on the same settings.
+PAPER = MappingProxyType({**LAPTOP, "learning_rate": 3e-4, "train_for_env_steps": 1_000_000})
+
+
+def env_names() -> tuple[str, ...]:
+    """The classic-control tasks, which need nothing but Gymnasium; any other registered id works too."""
+    return tuple(f"{PREFIX}{env_id}" for env_id in COMMON)
+
+
+def matches(env_name: str) -> bool:
+    """Whether a name has this suite's prefix."""
+    return env_name.startswith(PREFIX)
+
+
+def missing() -> str | None:
+    """None where Gymnasium is installed, else the command that installs it."""
+    return None if importlib.util.find_spec("gymnasium") is not None else "pip install 'gymnasium>=0.29,<1.0'"
+
+
+def add_args(parser: ArgumentParser) -> None:
+    """Adds nothing: an environment is chosen by its id alone."""
+    del parser
+
+
+def faults(cfg: Any) -> list[str]:
+    """Makes the environment once, to refuse an unknown id, a missing engine or unsuitable spaces before training starts.
+
+    Args:
+        cfg: the parsed flags (`env`).
+
+    Returns:
+        One line a fault: the flag, its value, what is allowed.
+    """
+    import gymnasium
+
+    from sf_fixpo.envs.gymnasium_envs.adapter import space_faults
+
+    env_id = cfg.env.removeprefix(PREFIX)
+    try:
+        env = gymnasium.make(env_id, disable_env_checker=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        return [f"--env={cfg.env}: its engine is not installed: {error}"]
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError, ValueError) as error:
+        known = [f"{PREFIX}{name}" for name in gymnasium.registry]
+        hint = did_you_mean(cfg.env, known) or "import the package that registers it, as in gym_my_package:MyEnv-v0;"
+        return [f"--env={cfg.env}: {str(error).rstrip('. ')}; {hint} --list_envs shows the common ones."]
+    except gymnasium.error.Error as error:
+        return [f"--env={cfg.env}: {error}"]
+    found = space_faults(env.observation_space, env.action_space)
+    env.close()
+    return [f"--env={cfg.env}: {fault}" for fault in found]
+
+
+def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
+    """Makes one environment; sample-factory's factory signature.
+
+    Args:
+        full_env_name: `gym_` and an id that Gymnasium knows.
+        cfg: the parsed flags (`seed`).
+        env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
+        render_mode: Gymnasium's, or None.
+
+    Returns:
+        An `sf_fixpo.envs.gymnasium_envs.adapter.GymAdapter`.
+
+    Raises:
+        gymnasium.error.Error: Gymnasium cannot make it (see `faults`).
+    """
+    import gymnasium
+
+    from sf_fixpo.envs.gymnasium_envs.adapter import GymAdapter
+
+    # Not every environment takes a render mode, even None.
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    env = gymnasium.make(full_env_name.removeprefix(PREFIX), disable_env_checker=True, **rendering)
+    return GymAdapter(env, cfg, env_config)
+
+
+SUITE = Suite(
+    name="gym",
+    description="any id registered with Gymnasium (vector observations), such as",
+    env_names=env_names,
+    matches=matches,
+    missing=missing,
+    add_args=add_args,
+    make_env=make_env,
+    presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
+    faults=faults,
+)

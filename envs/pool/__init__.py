@@ -1,0 +1,1 @@
+"""Suites whose simulators EnvPool steps as one batch."""

@@ -1,0 +1,249 @@
+"""FixPO's settings: one frozen dataclass, from which the flags, their checks and their help are made.
+
+Configuration crosses once: flags -> sample-factory's cfg -> `FixPOConfig.from_cfg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from sf_fixpo.algorithm.trust_region import CHECK_MARGIN
+
+# sample-factory's flags that count something; it would fail on these in the middle of a run, or never end
+_COUNTS = (
+    "batch_size",
+    "num_batches_per_epoch",
+    "num_epochs",
+    "rollout",
+    "num_workers",
+    "num_envs_per_worker",
+    "num_policies",
+    "policy_workers_per_policy",
+    "train_for_env_steps",
+    "train_for_seconds",
+    "save_every_sec",
+    "keep_checkpoints",
+)
+
+
+def _flag(
+    default: Any, help_text: str, *, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None
+) -> Any:
+    """A field that is also a flag: `allowed` says in words what `valid` (of the value) asks for."""
+    return field(default=default, metadata={"help": help_text, "choices": choices, "allowed": allowed, "valid": valid})
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def parse_versions(text: str) -> frozenset[int]:
+    """`3,10-12` -> {3, 10, 11, 12}; raises ValueError for anything else."""
+    numbers: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, is_range, last = part.partition("-")
+        numbers.update(range(int(first), int(last if is_range else first) + 1))
+    return frozenset(numbers)
+
+
+def _is_version_list(text: str) -> bool:
+    try:
+        return all(n >= 0 for n in parse_versions(text))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class FixPOConfig:
+    """Settings of the learner. Names are those of the design; divergences are in nats.
+
+    `from_cfg` reads them from sample-factory's cfg, `add_fixpo_args` makes flags of them, `faults` checks them.
+    """
+
+    eps_kl: float = _flag(0.5, "Bound of the trust region, nats (paper: epsilon_KL)", allowed="a number > 0", valid=_positive)
+    c_beta: float = _flag(
+        3.0,
+        "How far inside the bound the primary phase aims: beta rises when c_beta * KL > eps_kl (paper: C_beta)",
+        allowed="a number >= 1",
+        valid=lambda v: math.isfinite(v) and v >= 1,
+    )
+    beta_init: float = _flag(1.0, "Multiplier at the start", allowed="a number >= 0", valid=_not_negative)
+    beta_lr: float = _flag(
+        0.01,
+        "Learning rate of the multiplier (paper: gamma_beta); 0 keeps it constant",
+        allowed="a number >= 0",
+        valid=_not_negative,
+    )
+    beta_max: float = _flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=_positive)
+    beta_scope: str = _flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
+    kl_stat: str = _flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
+    kl_direction: str = _flag(
+        "pi_ref", "pi_ref: KL[current, reference] as in the paper; ref_pi: the reverse", choices=("pi_ref", "ref_pi")
+    )
+    reference: str = _flag(
+        "auto",
+        "Centre of the trust region. previous: the policy published before this update; behaviour: the one that collected each "
+        "sample; auto: behaviour where asynchronous training takes one epoch of one minibatch, else previous",
+        choices=("auto", "previous", "behaviour"),
+    )
+    fixup: str = _flag(
+        "every_epoch",
+        "When the fixup phase runs; off drops the guarantee (ablation)",
+        choices=("every_epoch", "last_epoch", "off"),
+    )
+    fixup_loss: str = _flag(
+        "kl", "Loss of a fixup step: the paper's mean KL, or the authors' beta * KL", choices=("kl", "beta_kl")
+    )
+    fixup_optimizer: str = _flag(
+        "fresh", "Adam's first moments at the start of a fixup phase: the primary phase's, or zero", choices=("shared", "fresh")
+    )
+    fixup_batch_size: int = _flag(
+        0,
+        "Minibatch of the fixup phase, samples; 0: as the primary phase",
+        allowed="an integer >= 0",
+        valid=_not_negative,
+    )
+    max_fixup_steps: int = _flag(
+        50, "Steps of one fixup phase before the update goes back along its line", allowed="an integer >= 0", valid=_not_negative
+    )
+    fixup_plateau_steps: int = _flag(
+        10, "Fixup steps without progress before the learning rate is halved", allowed="an integer >= 1", valid=lambda v: v >= 1
+    )
+    max_rollbacks: int = _flag(
+        10,
+        "Updates in a row undone by a value that is not finite before the run stops",
+        allowed="an integer >= 1",
+        valid=lambda v: v >= 1,
+    )
+    audit_every: int = _flag(
+        0, "Save what is needed to audit every N-th update; 0: none", allowed="an integer >= 0", valid=_not_negative
+    )
+    trace_updates: str = _flag(
+        "",
+        "Updates, counted from the start of the experiment, whose every gradient step is logged to trace.jsonl: 100,101 or 9-12",
+        allowed="numbers and ranges, as in 3,10-12",
+        valid=_is_version_list,
+    )
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> FixPOConfig:
+        """Reads the settings out of sample-factory's cfg; `reference=auto` is resolved here.
+
+        Raises:
+            ValueError: all faults in one message.
+        """
+        found = faults(cfg)
+        if found:
+            raise ValueError("\n".join(found))
+        values = {f.name: _get(cfg, f.name, f.default) for f in fields(cls)}
+        if values["reference"] == "auto":
+            one_step = _get(cfg, "num_epochs", 1) * _get(cfg, "num_batches_per_epoch", 1) == 1
+            values["reference"] = "behaviour" if _get(cfg, "async_rl", False) and one_step else "previous"
+        return cls(**values)
+
+    @property
+    def limit(self) -> float:
+        """What the float32 check compares with: the bound less the margin for rounding, nats."""
+        return self.eps_kl * (1.0 - CHECK_MARGIN)
+
+
+def _get(cfg: Any, name: str, default: Any) -> Any:
+    return cfg.get(name, default) if isinstance(cfg, Mapping) else getattr(cfg, name, default)
+
+
+def task_names(cfg: Any) -> tuple[str, ...]:
+    """Names of the run's tasks in the order of their ids; the environment's own where there is one task."""
+    return tuple(_get(cfg, "task_names", None) or [_get(cfg, "env", "task")])
+
+
+def add_fixpo_args(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag per field of FixPOConfig, plain text where a choice is wrong is left to `faults`."""
+    group = parser.add_argument_group("FixPO")
+    for f in fields(FixPOConfig):
+        choices = f.metadata["choices"]
+        help_text = f.metadata["help"] + (f" {{{','.join(choices)}}}" if choices else "")
+        group.add_argument(f"--{f.name}", default=f.default, type=type(f.default), help=help_text.replace("%", "%%"))
+
+
+def _field_fault(f: Field, value: Any) -> str | None:
+    choices, allowed, valid = (f.metadata[key] for key in ("choices", "allowed", "valid"))
+    if choices and value not in choices:
+        return f"--{f.name}={value}: must be one of {', '.join(choices)}"
+    if valid is not None and not valid(value):
+        return f"--{f.name}={value}: must be {allowed}"
+    return None
+
+
+def faults(cfg: Any) -> list[str]:
+    """Everything wrong with the settings of a run, one line a fault: the flag, the value, what is allowed.
+
+    Beside the fields of FixPOConfig these are sample-factory's own flags where its learner would fail in the middle of a run
+    with an assertion.
+    """
+    found = [fault for f in fields(FixPOConfig) if (fault := _field_fault(f, _get(cfg, f.name, f.default)))]
+    found += [f"--{name}={value}: must be an integer >= 1" for name in _COUNTS if (value := _get(cfg, name, 1)) < 1]
+    if (seed := _get(cfg, "seed", None)) is not None and seed < 0:
+        found.append(f"--seed={seed}: must be an integer >= 0")
+    if not 0 < (gamma := _get(cfg, "gamma", 0.99)) <= 1:
+        found.append(f"--gamma={gamma}: must be a number > 0 and <= 1")
+    if found:
+        return found
+    if (beta_init := _get(cfg, "beta_init", 1.0)) > (beta_max := _get(cfg, "beta_max", math.inf)):
+        found.append(f"--beta_init={beta_init}: must not be above --beta_max={beta_max}")
+    if _get(cfg, "beta_scope", "shared") == "per_task" and len(names := task_names(cfg)) == 1:
+        found.append(f"--beta_scope=per_task: {names[0]} is one task; use shared")
+    return found + _size_faults(cfg) + _mode_faults(cfg)
+
+
+def fixup_minibatch(cfg: Any) -> int:
+    """Samples of a fixup minibatch: `--fixup_batch_size`, or the primary phase's; never more than the batch holds."""
+    batch_size = _get(cfg, "batch_size", 1024)
+    return min(_get(cfg, "fixup_batch_size", 0) or batch_size, batch_size * _get(cfg, "num_batches_per_epoch", 1))
+
+
+def _size_faults(cfg: Any) -> list[str]:
+    found = []
+    rollout, batch_size = _get(cfg, "rollout", 32), _get(cfg, "batch_size", 1024)
+    recurrence = _get(cfg, "recurrence", -1)
+    if recurrence == -1:
+        recurrence = rollout if _get(cfg, "use_rnn", False) else 1
+    batches = _get(cfg, "num_batches_per_epoch", 1)
+    if batch_size % rollout:
+        found.append(f"--batch_size={batch_size}: must be a multiple of --rollout={rollout}")
+    if _get(cfg, "use_rnn", False) and recurrence < 2:
+        found.append(f"--recurrence={recurrence}: must be at least 2 with --use_rnn=True (-1: as --rollout={rollout})")
+    elif recurrence < 1 or rollout % recurrence:
+        found.append(f"--recurrence={recurrence}: must divide --rollout={rollout}")
+    elif (fixup_size := fixup_minibatch(cfg)) % recurrence or batch_size * batches % fixup_size:
+        found.append(
+            f"--fixup_batch_size={fixup_size}: must be a multiple of the recurrence, {recurrence}, and divide the batch, "
+            f"{batch_size * batches} samples (--batch_size x --num_batches_per_epoch)"
+        )
+    envs, splits = _get(cfg, "num_envs_per_worker", 1), _get(cfg, "worker_num_splits", 1)
+    if splits < 1 or envs % splits:
+        found.append(f"--worker_num_splits={splits}: must divide --num_envs_per_worker={envs}")
+    return found
+
+
+def _mode_faults(cfg: Any) -> list[str]:
+    found = []
+    if _get(cfg, "with_vtrace", False):
+        if _get(cfg, "normalize_returns", False):
+            found.append("--normalize_returns=True: must be False with --with_vtrace=True (returns change with every minibatch)")
+        if _get(cfg, "recurrence", -1) not in (-1, _get(cfg, "rollout", 32)):
+            found.append(f"--recurrence={_get(cfg, 'recurrence', -1)}: must equal --rollout with --with_vtrace=True")
+        if _get(cfg, "rollout", 32) < 2:
+            found.append("--rollout=1: must be at least 2 with --with_vtrace=True")
+    if _get(cfg, "max_policy_lag", 1) < 1:
+        found.append(f"--max_policy_lag={_get(cfg, 'max_policy_lag', 1)}: must be an integer >= 1")
+    if not _get(cfg, "learning_rate", 1e-4) > 0:
+        found.append(f"--learning_rate={_get(cfg, 'learning_rate', 0)}: must be a number > 0")
+    return found

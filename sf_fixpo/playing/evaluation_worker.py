@@ -1,0 +1,279 @@
+"""One process of an evaluation: several copies of an environment, one policy, a fixed number of episodes for each slot.
+
+A slot plays one episode after the other; a single environment is one slot, a batched one (a pool of simulators) has several.
+Shape symbols: K slots that act together, D action columns.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from sf_fixpo.envs import find_suite
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some episodes of one environment: what a worker does at a time.
+
+    Attributes:
+        cfg: the run's configuration.
+        checkpoint: path of the policy's checkpoint; None for the random agent.
+        env: number of the environment among those that are evaluated.
+        index: of the job among those of its environment.
+        episodes: how many it plays.
+        seed: of the evaluation.
+        deterministic: likeliest action instead of a sample.
+        max_envs: environments it plays at once, at most.
+    """
+
+    cfg: Any
+    checkpoint: str | None
+    env: int
+    index: int
+    episodes: int
+    seed: int
+    deterministic: bool
+    max_envs: int
+
+
+class Slots:
+    """An environment as a batch of slots, whether it is one environment or a pool of them.
+
+    Attributes:
+        count: K.
+        observation_space: Dict, of one slot.
+        action_space: of one slot.
+        env: what the suite made.
+    """
+
+    def __init__(self, env: Any):
+        self.env = env
+        self.is_batched = bool(getattr(env.unwrapped, "is_multiagent", False))
+        self.count: int = env.unwrapped.num_agents if self.is_batched else 1
+        space = env.observation_space
+        self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
+        self.action_space = env.action_space
+
+    def reset(self) -> dict[str, np.ndarray]:
+        """Starts an episode in every slot; observations [K, ...]."""
+        return self._batch(self.env.reset()[0])
+
+    def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Steps every slot with actions [K, D]; finished slots start anew.
+
+        Returns:
+            Observations [K, ...] (the new episode's first where one ended), rewards [K] and whether each episode ended [K].
+        """
+        if self.is_batched:
+            obs, rewards, terminated, truncated, _ = self.env.step(actions)
+            return self._batch(obs), np.asarray(rewards, dtype=float), np.asarray(terminated) | np.asarray(truncated)
+        obs, reward, terminated, truncated, _ = self.env.step(one_action(self.action_space, actions[0]))
+        done = bool(terminated or truncated)
+        if done:
+            obs, _ = self.env.reset()
+        return self._batch(obs), np.asarray([reward], dtype=float), np.asarray([done])
+
+    def _batch(self, obs: Any) -> dict[str, np.ndarray]:
+        obs = obs if isinstance(obs, dict) else {"obs": obs}
+        return {name: np.asarray(x) if self.is_batched else np.asarray(x)[None] for name, x in obs.items()}
+
+
+def one_action(space: Any, row: np.ndarray) -> Any:
+    """One slot's action columns [D] in the form a single environment takes: int, array, or a list with one entry per head."""
+    if isinstance(space, gym.spaces.Discrete):
+        return int(row[0])
+    if isinstance(space, gym.spaces.Box):
+        return np.asarray(row, dtype=np.float32)
+    heads = tuple(space)  # a Tuple: sample-factory has no other kind
+    pieces = np.split(row, np.cumsum([_columns(head) for head in heads])[:-1])
+    return [one_action(head, piece) for head, piece in zip(heads, pieces, strict=True)]
+
+
+def _columns(space: Any) -> int:
+    return 1 if isinstance(space, gym.spaces.Discrete) else space.shape[0]
+
+
+class Agent(Protocol):
+    """Something that chooses actions."""
+
+    def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
+        """Actions [K, D] for observations [K, ...] of the slots with these numbers [K]."""
+        ...
+
+    def forget(self, slot: int) -> None:
+        """An episode of the slot has ended."""
+        ...
+
+
+class RandomAgent:
+    """Chooses uniformly: from the categories, and between the bounds of a Box."""
+
+    def __init__(self, action_space: gym.Space, seed: int):
+        parts = action_space if isinstance(action_space, gym.spaces.Tuple) else (action_space,)
+        for part in parts:
+            if isinstance(part, gym.spaces.Box) and not part.is_bounded():
+                raise ValueError(f"a random agent needs bounds, the action space {part} has none")
+        self._parts = tuple(parts)
+        self._rng = np.random.default_rng(seed)
+
+    def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
+        """See `Agent`."""
+        columns = [
+            self._rng.uniform(part.low, part.high, (len(slots), part.shape[0]))
+            if isinstance(part, gym.spaces.Box)
+            else self._rng.integers(part.n, size=(len(slots), 1))
+            for part in self._parts
+        ]
+        return np.concatenate(columns, axis=1)
+
+    def forget(self, slot: int) -> None:
+        """Nothing to forget."""
+
+
+class PolicyAgent:
+    """A trained policy on the CPU."""
+
+    def __init__(self, cfg: Any, checkpoint: str, slots: Slots, total_slots: int, deterministic: bool):
+        from sample_factory.model.model_utils import get_rnn_size
+
+        from sf_fixpo.learning import checkpoints
+        from sf_fixpo.learning.policy import action_spec, make_actor_critic
+
+        self._network = make_actor_critic(cfg, slots.observation_space, slots.action_space)
+        self._network.load_state_dict(checkpoints.load(checkpoint)["model"])
+        self._network.eval()
+        self._states = torch.zeros(total_slots, get_rnn_size(cfg))
+        self._spec = action_spec(slots.action_space)
+        self._deterministic = deterministic
+
+    @torch.no_grad()
+    def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
+        """See `Agent`; keeps the slots' recurrent states."""
+        from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+
+        rows = torch.from_numpy(slots)
+        normalized = prepare_and_normalize_obs(self._network, {name: torch.from_numpy(x) for name, x in obs.items()})
+        result = self._network(normalized, self._states[rows])
+        self._states[rows] = result["new_rnn_states"]
+        actions = likeliest_actions(result["action_logits"], self._spec) if self._deterministic else result["actions"]
+        return actions.reshape(len(slots), -1).numpy()
+
+    def forget(self, slot: int) -> None:
+        """Zeroes the slot's recurrent state."""
+        self._states[slot] = 0.0
+
+
+def likeliest_actions(parameters: Tensor, spec: Sequence[tuple[str, int]]) -> Tensor:
+    """The likeliest category, or a Gaussian's mean, of every head.
+
+    Args:
+        parameters: [K, A] action parameters.
+        spec: kind and size of every head, in order.
+
+    Returns:
+        [K, D]
+    """
+    columns, start = [], 0
+    for kind, size in spec:
+        head = parameters[:, start : start + size]
+        columns.append(head.argmax(dim=1, keepdim=True).float() if kind == "categorical" else head)
+        start += size if kind == "categorical" else 2 * size
+    return torch.cat(columns, dim=1)
+
+
+def make_slots(job: Job) -> list[Slots]:
+    """As many environments as the worker needs: one pool, or up to `max_envs` single ones."""
+    from sample_factory.utils.attr_dict import AttrDict
+
+    suite = find_suite(job.cfg.env)
+    cfg = AttrDict(job.cfg)
+    if "env_agents" in cfg:  # a simulator that plays no episode of its own only costs time
+        cfg.env_agents = min(cfg.env_agents, job.episodes)
+    made: list[Slots] = []
+    while not made or (not made[0].is_batched and len(made) < min(job.max_envs, job.episodes)):
+        env_id = job.index * job.max_envs + len(made)
+        env_config = AttrDict(worker_index=job.index, vector_index=len(made), env_id=env_id)
+        made.append(Slots(suite.make_env(cfg.env, cfg, env_config, None)))
+    return made
+
+
+def play(job: Job, send: Any) -> None:
+    """Plays the job's episodes.
+
+    Args:
+        job: what to play.
+        send: called with `("engine", name)` once, and with `("episode", slot, number, return, length)` for every episode.
+    """
+    groups = make_slots(job)
+    first = groups[0]
+    send(("engine", str(getattr(first.env.unwrapped, "engine", None) or find_suite(job.cfg.env).name)))
+    firsts = np.cumsum([0, *(group.count for group in groups)])
+    total = int(firsts[-1])
+    seed = int(np.random.SeedSequence([job.seed, job.index]).generate_state(1)[0])
+    torch.manual_seed(seed)
+    if job.checkpoint is None:
+        agent: Agent = RandomAgent(first.action_space, seed)
+    else:
+        agent = PolicyAgent(job.cfg, job.checkpoint, first, total, job.deterministic)
+    quota = np.asarray([job.episodes // total + (slot < job.episodes % total) for slot in range(total)])
+    played, returns, lengths = np.zeros(total, int), np.zeros(total), np.zeros(total, int)
+    members = [np.arange(firsts[i], firsts[i + 1]) for i in range(len(groups))]
+    obs = [group.reset() for group in groups]
+    try:
+        while active := [i for i in range(len(groups)) if (played[members[i]] < quota[members[i]]).any()]:
+            slots = np.concatenate([members[i] for i in active])
+            together = {name: np.concatenate([obs[i][name] for i in active]) for name in obs[0]}
+            actions = agent.act(together, slots)
+            at = 0
+            for i in active:
+                obs[i], rewards, dones = groups[i].step(actions[at : at + groups[i].count])
+                at += groups[i].count
+                returns[members[i]] += rewards
+                lengths[members[i]] += 1
+                for slot in members[i][dones]:
+                    if played[slot] < quota[slot]:
+                        send(("episode", int(slot), int(played[slot]), float(returns[slot]), int(lengths[slot])))
+                    played[slot] += 1
+                    returns[slot] = lengths[slot] = 0
+                    agent.forget(slot)
+    finally:
+        for group in groups:
+            group.env.close()
+
+
+def set_log_level(level: int) -> None:
+    """Sets the level of sample-factory's log, which sets its own when it is imported."""
+    from sample_factory.utils.utils import log
+
+    log.setLevel(level)
+
+
+def play_in_process(pipe: Connection) -> None:
+    """Entry point of a worker process: plays the jobs that come through the pipe, until None, and reports; errors too."""
+    from sf_fixpo.running.supervision import end_with_parent
+
+    end_with_parent()
+    set_log_level(logging.ERROR)
+    torch.set_num_threads(1)
+    try:
+        while (job := pipe.recv()) is not None:
+            play(job, pipe.send)
+            pipe.send(("done",))
+    except BaseException as exc:
+        # whatever it was, the parent prints it: a worker's own output would be lost among the others'
+        with suppress(OSError):  # where nobody listens any more
+            pipe.send(("error", traceback.format_exc()))
+        raise SystemExit(1) from exc
+    finally:
+        pipe.close()

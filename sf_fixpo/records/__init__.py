@@ -1,0 +1,1 @@
+"""What a run leaves behind, and who reads it. Imported by all rooms; imports none of them."""

@@ -1,0 +1,351 @@
+"""Puts a run together: sample-factory's runners with our learner, watched processes, and an end that says what happened."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from sample_factory.algo.runners import runner as sf_runner
+from sample_factory.algo.runners.runner import Runner
+from sample_factory.algo.runners.runner_parallel import ParallelRunner
+from sample_factory.algo.runners.runner_serial import SerialRunner
+from sample_factory.algo.utils.context import reset_global_context, set_global_context
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.cfg.arguments import preprocess_cfg
+from sample_factory.envs.env_utils import register_env
+from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.pbt import population_based_training as pbt
+from sample_factory.utils.typing import Config
+from sample_factory.utils.utils import experiment_dir, log
+from signal_slot.signal_slot import EventLoopProcess, Timer
+
+from sf_fixpo.algorithm.config import FixPOConfig, task_names
+from sf_fixpo.envs.seeding import env_seeds
+from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.checkpointing import CheckpointingLearner
+from sf_fixpo.learning.learner import FIXPO_STATE
+from sf_fixpo.learning.policy import action_spec, make_actor_critic
+from sf_fixpo.learning.tasks import task_count
+from sf_fixpo.learning.worker import FixPOLearnerWorker
+from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
+from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
+from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
+from sf_fixpo.running.supervision import (
+    PREEMPTION_SIGNALS,
+    ProcessWatch,
+    RunContext,
+    asked_to_stop,
+    deaf_children,
+    kill_tree,
+    probe_environment,
+    start_shared_memory,
+)
+
+PREEMPTED = 3  # beside sample-factory's ExperimentStatus
+PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
+_INTERRUPT_POLL_SECONDS = 0.2
+_RETURNS_SECONDS = 5.0
+_ACTION_SALT = 1 << 20  # apart from the salts of the environments' own seeds
+
+
+class InvalidRunError(ValueError):
+    """The run cannot start as it is configured; one line a fault."""
+
+
+@contextmanager
+def _replaced(name: str, function: Callable) -> Iterator[None]:
+    """Has sample-factory's runner call `function` for one that its module imported under `name`: it leaves no other way in."""
+    original = getattr(sf_runner, name)
+    setattr(sf_runner, name, function)
+    try:
+        yield
+    finally:
+        setattr(sf_runner, name, original)
+
+
+class _FixPORunner(Runner):
+    """What the serial and the parallel runner have in common."""
+
+    def __init__(self, cfg: Config, env_info: EnvInfo):
+        """Takes the environment's spaces, which have been asked for already."""
+        self._known_env_info = env_info
+        with _replaced("init_wandb", start_wandb):
+            super().__init__(cfg)
+        self._watch: ProcessWatch | None = None
+        self.failure: str | None = None
+        self._interrupted = False
+        self.preempted = False
+        self._everything_stopped = False
+        self.connect("child_died", self._on_child_died)
+        self.connect("overdue", self._on_overdue)
+        interrupt_timer = Timer(self.event_loop, _INTERRUPT_POLL_SECONDS)
+        interrupt_timer.timeout.connect(self._stop_if_interrupted)
+        self.timers.append(interrupt_timer)
+        self._num_tasks = task_count(env_info.obs_space)
+        if self._num_tasks > 1:
+            returns_timer = Timer(self.event_loop, _RETURNS_SECONDS)
+            returns_timer.timeout.connect(self._send_task_returns)
+            self.timers.append(returns_timer)
+
+    def init(self) -> int:
+        """As sample-factory's, but the environment is not probed a second time."""
+        with _replaced("obtain_env_info_in_a_separate_process", lambda cfg: self._known_env_info):
+            return super().init()
+
+    def connect_components(self) -> None:
+        """As sample-factory's; the learners also hear how well each task goes, for the update log."""
+        super().connect_components()
+        for learner in self.learners.values():
+            self.connect("task_returns", learner.on_task_returns)
+
+    def _send_task_returns(self) -> None:
+        returns = {i: recent_returns(self.policy_avg_stats, i, self._num_tasks) for i in range(self.cfg.num_policies)}
+        self.emit("task_returns", returns)
+
+    def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
+        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
+
+    def child_processes(self) -> list[EventLoopProcess]:
+        """Every process of the run, started or not."""
+        return [*getattr(self, "processes", ()), *getattr(self.sampler, "processes", ())]
+
+    def _on_child_died(self, name: str, exit_code: int | None) -> None:
+        if self._interrupted:  # the user has ended the run already: what dies on the way out is not why
+            self._stop_if_interrupted()
+            return
+        self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
+        log.error("%s; stopping the run", self.failure)
+        learners = {p.name for p in getattr(self, "processes", ())}
+        if name in learners or not self.env_steps:
+            # nobody is left to save anything, or nothing has been learned yet
+            self.status = ExperimentStatus.FAILURE
+            self.stopped = True
+            self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+            # what is killed may hold the lock of a queue, this process's own too: from here on nothing is sent
+            self.send_signals_to.clear()
+            self.event_loop._terminate()
+            kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
+        else:
+            self._stop_training(failed=True)
+
+    def _on_overdue(self) -> None:
+        """A process ended without saying so, and nobody will: the run must not wait for it."""
+        if not self._everything_stopped:
+            self.event_loop.stop()
+
+    def _on_everything_stopped(self) -> None:
+        self._everything_stopped = True
+        super()._on_everything_stopped()
+
+    def _ask_to_stop(self, signum: int) -> None:
+        self._interrupted = True
+        self.preempted = signum in PREEMPTION_SIGNALS
+
+    def _stop_if_interrupted(self) -> None:
+        """After Ctrl-C or a preemption, between two updates: what is learned is saved and everything ends in its usual order."""
+        if self._interrupted and not self.stopped:
+            self._stop_training()
+            self.status = ExperimentStatus.INTERRUPTED
+
+    def _should_end_training(self) -> bool:
+        """As sample-factory's, whose `--train_for_seconds` has no effect: nothing moves its clock."""
+        self.total_train_seconds = time.time() - self.start_time
+        return super()._should_end_training()
+
+    def _stop_training(self, failed: bool = False) -> None:
+        if self._watch is not None:
+            self._watch.expect_end(self.preempted)
+        super()._stop_training(failed)
+
+    def run(self) -> int:
+        """Trains; returns sample-factory's status, or `PREEMPTED`. No process of the run is left when it returns."""
+        self._watch = ProcessWatch(
+            self.child_processes,
+            lambda name, code: self.emit("child_died", name, code),
+            lambda: self.emit("overdue"),
+        )
+        try:
+            with asked_to_stop(self._ask_to_stop):
+                status = super().run()
+        finally:
+            self._watch.close()
+        if not self.stopped:  # a second Ctrl-C, or an error of the runner itself: nobody has closed the display
+            self._observers_call(sf_runner.AlgoObserver.on_stop, self)
+        if status == ExperimentStatus.INTERRUPTED and self.preempted:
+            return PREEMPTED
+        if status == ExperimentStatus.SUCCESS and (self._watch.killed or not self._everything_stopped):
+            return ExperimentStatus.FAILURE
+        return status
+
+
+class FixPOSerialRunner(_FixPORunner, SerialRunner):
+    """Everything in one process."""
+
+
+class FixPOParallelRunner(_FixPORunner, ParallelRunner):
+    """A process for each learner, policy worker and rollout worker."""
+
+    def _on_start(self) -> None:
+        with deaf_children():
+            super()._on_start()
+
+
+@dataclass(frozen=True)
+class SeededFactory:
+    """An environment factory whose environments also draw the same random actions in every run of a seed.
+
+    Before the first rollout sample-factory takes random steps, so that a worker's environments are not in step with each other;
+    it draws them from the action space, whose generator nobody else seeds. In a run on several tasks `pacer` counts their steps.
+    """
+
+    make_env: Callable
+    pacer: Pacer | None = None
+
+    def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
+        """As the factory itself."""
+        env = self.make_env(full_env_name, cfg, env_config, render_mode)
+        env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
+        if self.pacer is not None and env_config is not None:
+            env = PacedEnv(env, self.pacer, env_config.env_id, cfg.num_envs_per_worker)
+        return env
+
+
+def registered_context(cfg: Config, make_env: Callable) -> RunContext:
+    """The registry with this run's environment and our actor-critic; it becomes the global one."""
+    context = RunContext()
+    set_global_context(context)
+    register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
+    context.model_factory.register_actor_critic_factory(make_actor_critic)
+    return context
+
+
+def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Faults that show only once the environment's spaces and number of agents are known."""
+    found = []
+    try:
+        action_spec(env_info.action_space)
+    except ValueError as exc:
+        found.append(f"--env={cfg.env}: {exc}")
+    agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
+    per_rollout = agents * cfg.rollout // cfg.num_policies
+    per_update = cfg.batch_size * cfg.num_batches_per_epoch
+    if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
+        found.append(
+            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must "
+            f"be a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
+            f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
+            "or use --async_rl=True"
+        )
+    per_worker = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
+    trajectories = per_update // cfg.rollout
+    if cfg.batched_sampling and math.gcd(trajectories, per_worker) != min(trajectories, per_worker):
+        found.append(
+            f"--batched_sampling=True: {per_worker} trajectories of a worker must divide the {trajectories} of a batch, "
+            "or the other way round"
+        )
+    return found
+
+
+def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Whether the checkpoints of this experiment, where there are any, fit this run's network.
+
+    Raises:
+        CheckpointError: there are checkpoints and none can be read.
+    """
+    found = []
+    expected = None
+    for policy_id in range(cfg.num_policies):
+        prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
+        folder = f"{experiment_dir(cfg, mkdir=False)}/checkpoint_p{policy_id}"
+        state = checkpoints.load_newest(CheckpointingLearner.get_checkpoints(folder, f"{prefix}_*"))
+        if state is None:
+            continue
+        if expected is None:
+            expected = create_actor_critic(cfg, env_info.obs_space, env_info.action_space).state_dict()
+        beta = state.get(FIXPO_STATE, {}).get("multiplier", {}).get("beta")
+        betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
+        if beta is not None and len(beta) != betas and cfg.algo == "FIXPO":
+            found.append(
+                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {len(beta)} beta(s), this run "
+                f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
+            )
+        differences = checkpoints.architecture_faults(expected, state["model"])
+        if differences:
+            found.append(
+                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
+                "the network flags it was made with, another --experiment, or --restart_behavior=restart"
+            )
+    return found
+
+
+def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
+    """The runner for `--serial_mode`, with the live display and, where asked for, PBT.
+
+    Raises:
+        InvalidRunError: the configuration does not fit the environment or the experiment's checkpoints.
+    """
+    if not preprocess_cfg(cfg, env_info):
+        raise InvalidRunError("the configuration is refused by sample-factory; see above")
+    runner_class = FixPOSerialRunner if cfg.serial_mode else FixPOParallelRunner
+    runner = runner_class(cfg, env_info)
+    if cfg.with_pbt:
+        if cfg.algo == "FIXPO":
+            pbt.HYPERPARAMS_TO_TUNE.update(PBT_HYPERPARAMS)
+        runner.register_observer(pbt.PopulationBasedTraining(cfg, runner))
+    return runner
+
+
+@contextmanager
+def _global_context(cfg: Config, make_env: Callable) -> Iterator[RunContext]:
+    try:
+        yield registered_context(cfg, make_env)
+    finally:
+        reset_global_context()
+
+
+def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -> int:
+    """Trains as `cfg` says, from the newest checkpoint where the experiment has one.
+
+    Args:
+        cfg: complete configuration (`sf_fixpo.train.parse_cfg`), already checked by `config.faults`.
+        make_env: environment factory in sample-factory's form.
+        console: where the progress line and the summary go.
+
+    Returns:
+        sample-factory's ExperimentStatus: 0 success, 1 failure, 2 interrupted; or `PREEMPTED`, after SIGTERM or SIGUSR1.
+
+    Raises:
+        EnvironmentStartError: the environment could not be started.
+        InvalidRunError: faults that need the environment's spaces to be seen.
+        CheckpointError: there are checkpoints and none can be read.
+    """
+    console = console or Console()
+    if cfg.seed is not None:
+        random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
+    with _global_context(cfg, make_env) as context:
+        env_info = probe_environment(context, cfg, cfg.env_start_timeout)
+        found = env_faults(cfg, env_info)
+        if cfg.restart_behavior == "resume" and not found:
+            found += checkpoint_faults(cfg, env_info)
+        if found:
+            raise InvalidRunError("\n".join(found))
+        start_shared_memory()
+        runner = make_runner(cfg, env_info)
+        runner.register_observer(TrainingDisplay(console))
+        with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
+            if cfg.eval_every:
+                runner.register_observer(evaluation)
+            status = runner.init()
+            if status == ExperimentStatus.SUCCESS:
+                status = runner.run()
+            print_summary(runner, console)
+            if status == ExperimentStatus.SUCCESS and cfg.eval_every:
+                evaluation.finish(runner)
+        finish_wandb(cfg)
+        return status

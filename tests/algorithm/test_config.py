@@ -1,0 +1,123 @@
+"""Settings: defaults, every check, and that flags, dataclass and help are one thing."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+
+from sf_fixpo.algorithm.config import FixPOConfig, add_fixpo_args, faults, fixup_minibatch, parse_versions
+
+
+def cfg(**values):
+    return {**{f.name: f.default for f in fields(FixPOConfig)}, **values}
+
+
+def test_defaults_are_the_papers():
+    config = FixPOConfig()
+    assert (config.eps_kl, config.c_beta, config.beta_init, config.beta_lr) == (0.5, 3.0, 1.0, 0.01)
+    assert (config.kl_stat, config.kl_direction, config.fixup, config.fixup_loss) == ("max", "pi_ref", "every_epoch", "kl")
+
+
+def test_flags_are_the_fields():
+    parser = argparse.ArgumentParser()
+    add_fixpo_args(parser)
+    parsed = parser.parse_args(["--eps_kl=0.1", "--max_fixup_steps=7", "--fixup=off"])
+    assert {f.name for f in fields(FixPOConfig)} == set(vars(parsed))
+    assert FixPOConfig.from_cfg(vars(parsed)) == FixPOConfig(
+        eps_kl=0.1, max_fixup_steps=7, fixup="off", reference="previous", beta_scope="shared"
+    )
+    assert "mean is an ablation {max,mean}" in " ".join(parser.format_help().split())
+
+
+BAD = [
+    ("eps_kl", 0.0),
+    ("eps_kl", -1.0),
+    ("eps_kl", float("nan")),
+    ("eps_kl", float("inf")),
+    ("c_beta", 0.5),
+    ("beta_init", -1.0),
+    ("beta_lr", -0.1),
+    ("beta_max", 0.0),
+    ("beta_scope", "each"),
+    ("kl_stat", "median"),
+    ("kl_direction", "both"),
+    ("reference", "old"),
+    ("fixup", "sometimes"),
+    ("fixup_loss", "ppo"),
+    ("fixup_optimizer", "sgd"),
+    ("fixup_batch_size", -1),
+    ("fixup_batch_size", 96),
+    ("max_fixup_steps", -1),
+    ("fixup_plateau_steps", 0),
+    ("max_rollbacks", 0),
+    ("audit_every", -1),
+    ("trace_updates", "3-"),
+    ("trace_updates", "many"),
+    ("batch_size", 0),
+    ("batch_size", 100),
+    ("num_epochs", 0),
+    ("rollout", -1),
+    ("recurrence", 7),
+    ("learning_rate", 0.0),
+    ("max_policy_lag", 0),
+    ("worker_num_splits", 3),
+    ("beta_init", 2000.0),
+    ("gamma", 1.5),
+    ("gamma", 0.0),
+    ("seed", -1),
+    ("num_policies", 0),
+    ("save_every_sec", 0),
+    ("train_for_env_steps", -1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_each_bad_value_is_one_line_with_flag_and_value(name, value):
+    found = faults(cfg(**{"rollout": 32, "batch_size": 128, "num_envs_per_worker": 4, name: value}))
+    assert len(found) == 1
+    assert found[0].startswith(f"--{name}={value}:")
+    assert "must" in found[0]
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ValueError, match=r"--eps_kl=-1.*\n--c_beta=0.*\n--fixup=x"):
+        FixPOConfig.from_cfg(cfg(eps_kl=-1.0, c_beta=0.0, fixup="x"))
+
+
+@pytest.mark.parametrize("flags", [{"use_rnn": True, "recurrence": 1}, {"with_vtrace": True, "recurrence": 8}])
+def test_recurrence_that_the_learner_cannot_use(flags):
+    found = faults(cfg(rollout=32, batch_size=128, **flags))
+    assert len(found) == 1
+    assert found[0].startswith("--recurrence=")
+
+
+def test_vtrace_cannot_normalise_returns():
+    assert "normalize_returns" in faults(cfg(with_vtrace=True, normalize_returns=True))[0]
+
+
+@pytest.mark.parametrize(
+    ("run", "reference"),
+    [
+        ({"async_rl": True, "num_epochs": 1, "num_batches_per_epoch": 1}, "behaviour"),
+        ({"async_rl": True, "num_epochs": 2, "num_batches_per_epoch": 1}, "previous"),
+        ({"async_rl": True, "num_epochs": 1, "num_batches_per_epoch": 4}, "previous"),
+        ({"async_rl": False, "num_epochs": 1, "num_batches_per_epoch": 1}, "previous"),
+    ],
+)
+def test_reference_by_default(run, reference):
+    assert FixPOConfig.from_cfg(cfg(**run)).reference == reference
+    assert FixPOConfig.from_cfg(cfg(reference="previous", **run)).reference == "previous"
+
+
+def test_limit_keeps_a_margin_for_rounding():
+    assert 0.998 < FixPOConfig(eps_kl=1.0).limit < 1.0
+
+
+def test_versions():
+    assert parse_versions("") == frozenset()
+    assert parse_versions("3,10-12,4") == {3, 4, 10, 11, 12}
+
+
+def test_fixup_minibatch_is_never_larger_than_the_batch():
+    assert fixup_minibatch(cfg(batch_size=64, num_batches_per_epoch=2)) == 64
+    assert fixup_minibatch(cfg(batch_size=64, num_batches_per_epoch=2, fixup_batch_size=1024)) == 128

@@ -1,0 +1,112 @@
+"""Losses against slow NumPy copies of the equations, hand-derived gradients, and where no gradient may flow."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sf_fixpo.algorithm import losses
+
+VALIDS = torch.tensor([True, True, False, True, False])
+
+
+def draw(seed, *shape):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def oracle_mean(values, valids):
+    total, count = 0.0, 0
+    for value, valid in zip(values.tolist(), valids.tolist(), strict=True):
+        if valid:
+            total, count = total + value, count + 1
+    return total / count
+
+
+def test_policy_loss_is_the_unclipped_surrogate():
+    ratio, advantages = draw(0, 5).exp() * 10, draw(1, 5)
+    expected = -oracle_mean(ratio * advantages, VALIDS)
+    assert losses.policy_loss(ratio, advantages, VALIDS).item() == pytest.approx(expected)
+
+
+def test_policy_loss_gradient():
+    ratio = draw(0, 5).requires_grad_()
+    advantages = draw(1, 5).requires_grad_()
+    losses.policy_loss(ratio, advantages, VALIDS).backward()
+    # d/dr_i of -1/3 sum_valid r_i A_i
+    torch.testing.assert_close(ratio.grad, -advantages.detach() * VALIDS / 3)
+    assert advantages.grad is None
+
+
+def test_value_loss_without_clipping():
+    values, returns = draw(0, 5), draw(1, 5)
+    expected = oracle_mean((values - returns) ** 2, VALIDS)
+    assert losses.value_loss(values, returns, VALIDS).item() == pytest.approx(expected)
+
+
+def test_value_loss_with_clipping():
+    values, returns, old = draw(0, 5), draw(1, 5), draw(2, 5)
+    per_sample = []
+    for v, r, o in zip(values.tolist(), returns.tolist(), old.tolist(), strict=True):
+        clipped = o + min(max(v - o, -0.2), 0.2)
+        per_sample.append(max((v - r) ** 2, (clipped - r) ** 2))
+    expected = oracle_mean(torch.tensor(per_sample), VALIDS)
+    assert losses.value_loss(values, returns, VALIDS, old, 0.2).item() == pytest.approx(expected)
+
+
+def test_value_loss_gradient():
+    values = draw(0, 5).requires_grad_()
+    returns, old = draw(1, 5).requires_grad_(), draw(2, 5).requires_grad_()
+    losses.value_loss(values, returns, VALIDS).backward()
+    torch.testing.assert_close(values.grad, 2 * (values - returns).detach() * VALIDS / 3)  # no 1/2 in the loss
+    losses.value_loss(values, returns, VALIDS, old, 0.2).backward()
+    assert returns.grad is None
+    assert old.grad is None
+
+
+@pytest.mark.parametrize("task_ids", [None, torch.tensor([1, 0, 0, 1, 1])])
+def test_kl_penalty(task_ids):
+    kl = draw(0, 5).abs().requires_grad_()
+    beta = torch.tensor([2.0] if task_ids is None else [2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    weight = beta.detach()[torch.zeros(5, dtype=torch.int64) if task_ids is None else task_ids]
+    loss = losses.kl_penalty(kl, VALIDS, beta, task_ids)
+    assert loss.item() == pytest.approx(oracle_mean((weight * kl).detach(), VALIDS))
+    loss.backward()
+    torch.testing.assert_close(kl.grad, weight * VALIDS / 3)
+    assert beta.grad is None  # the loss that scales does not adjust
+
+
+def test_kl_penalty_without_beta_is_the_mean():
+    kl = draw(0, 5).abs()
+    assert losses.kl_penalty(kl, VALIDS).item() == pytest.approx(oracle_mean(kl, VALIDS))
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=4), st.floats(1e-3, 2), st.floats(1, 10))
+@settings(max_examples=50)
+def test_multiplier_loss(kls, eps_kl, c_beta):
+    kl = torch.tensor(kls, dtype=torch.float64, requires_grad=True)
+    beta = torch.full_like(kl, 1.5).detach().requires_grad_()
+    loss = losses.multiplier_loss(beta, kl, eps_kl, c_beta)
+    for i, value in enumerate(kls):
+        assert loss[i].item() == pytest.approx(1.5 * (eps_kl - c_beta * value))
+        # minimised over beta: it rises exactly where the divergence is above eps_kl / c_beta
+        assert (loss[i].item() < 0) == (c_beta * value > eps_kl)
+    loss.sum().backward()
+    torch.testing.assert_close(beta.grad, eps_kl - c_beta * kl.detach())
+    assert kl.grad is None
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+def test_invalid_samples_reach_neither_value_nor_gradient(poison):
+    ratio, advantages = draw(0, 5), draw(1, 5)
+    clean = losses.policy_loss(ratio, advantages, VALIDS)
+    bad = torch.where(VALIDS, ratio, poison).requires_grad_()
+    loss = losses.policy_loss(bad, advantages, VALIDS)
+    loss.backward()
+    assert loss.item() == clean.item()
+    assert torch.equal(bad.grad[~VALIDS], torch.zeros(2, dtype=torch.float64))
+    assert bad.grad.isfinite().all()
+
+
+def test_no_valid_sample_gives_zero():
+    assert losses.masked_mean(draw(0, 5), torch.zeros(5, dtype=torch.bool)).item() == 0.0

@@ -1,0 +1,324 @@
+"""The learner on sample-factory: determinism, ablations, the gate, populations, and faults of 2.1.1 that are not ours."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from busy import BUSY
+from sample_factory.algo.learning.learner import Learner
+
+from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
+from sf_fixpo.learning.publication import PublicationGate, interpolate_state, shared_copy
+
+
+def train(learner, updates=5, first_seed=0, **batch_args):
+    records = []
+    for seed in range(first_seed, first_seed + updates):
+        learner.train(make_batch(learner, seed=seed, **batch_args))
+        records.append(learner.last_record)
+    return records
+
+
+def weights(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+# -- determinism --------------------------------------------------------------------------------------------------------------
+
+# Losses, KL and beta of five updates on a fixed batch sequence, as this code computes them (torch 2.13 on the CPU). A change here
+# is a change of the algorithm: say so in CHANGELOG.md. Looser than float32, because another CPU adds in another order.
+GOLDEN = {
+    "kl_max_primary": [0.09816021, 0.0121894, 0.02145691, 0.03614326, 0.05054449],
+    "kl_max": [0.08272614, 0.01708243, 0.0423236, 0.07893984, 0.08199739],
+    "beta": [1.052593, 1.07242, 1.075072, 1.069389, 1.060785],
+    "fixup_steps": [3, 0, 0, 0, 0],
+    "loss": [0.3899618, 1.564069, 1.849902, 1.987024, 3.369586],
+}
+
+
+def golden_run(tmp_path):
+    shape = small_shape(action_space=gym.spaces.Discrete(4), **{**BUSY, "learning_rate": 1e-2})
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, seed=7)
+    trace = {key: [] for key in GOLDEN}
+    for seed in range(5):
+        learner.train(make_batch(learner, seed=seed))
+        for key in ("kl_max_primary", "kl_max", "beta", "fixup_steps"):
+            trace[key].append(getattr(learner.last_record, key))
+        trace["loss"].append(float(learner._update.last_losses["loss"]))
+    return trace
+
+
+def test_golden_trace(tmp_path):
+    for key, values in golden_run(tmp_path).items():
+        assert values == pytest.approx(GOLDEN[key], rel=1e-3, abs=1e-6), key
+
+
+def test_two_identical_runs_are_equal_bit_for_bit(tmp_path):
+    shape = small_shape(action_space=box_actions(2), use_rnn=True, rnn_type="lstm", shuffle_minibatches=True, **BUSY)
+    runs = []
+    for name in "ab":
+        learner = make_learner("FIXPO", shape, train_dir=tmp_path / name, seed=3)
+        records = train(learner)
+        runs.append((weights(learner.actor_critic), learner.multiplier.beta, [r.kl_max for r in records]))
+    assert same(runs[0][0], runs[1][0])
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][2] == runs[1][2]
+
+
+# -- ablations: each is one flag ----------------------------------------------------------------------------------------------
+
+
+def test_no_fixup_phase(tmp_path):
+    records = train(make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, fixup="off"))
+    assert all(r.fixup_steps == 0 and r.backtracks == 0 for r in records)
+    assert max(r.kl_max / r.eps_kl for r in records) > 1
+
+
+def test_mean_instead_of_max(tmp_path):
+    records = train(make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, kl_stat="mean"))
+    assert all(r.kl_mean <= r.eps_kl for r in records)
+    assert any(r.kl_max > r.eps_kl for r in records)
+
+
+def test_fixup_only_after_the_last_epoch(tmp_path):
+    every = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path / "a", fixup="every_epoch")
+    last = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path / "b", fixup="last_epoch", trace_updates="0-9")
+    assert min(r.check_passes for r in train(every, 3)) >= 2
+    records = train(last, 3)
+    assert all(r.kl_max <= r.eps_kl for r in records)
+    assert any(r.check_passes == 1 for r in records) or any(r.fixup_steps for r in records)
+    assert {epoch for epoch, phase, _, _ in last._update.trace if phase == "fixup"} <= {1}
+
+
+def test_constant_beta(tmp_path):
+    records = train(make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, beta_lr=0.0, beta_init=10.0))
+    assert all(r.beta == 10.0 for r in records)
+
+
+def test_c_beta_1_aims_at_the_bound(tmp_path):
+    """With c_beta = 1 beta rises only where the bound itself is broken, so it ends lower than with 3."""
+    betas = []
+    for c_beta in (1.0, 3.0):
+        flags = {**BUSY, "learning_rate": 1e-2}
+        learner = make_learner("FIXPO", small_shape(**flags), train_dir=tmp_path / str(c_beta), c_beta=c_beta, beta_lr=0.1)
+        betas.append(train(learner, 10)[-1].beta)
+    assert betas[0] < betas[1]
+
+
+@pytest.mark.parametrize("schedule", ["kl_adaptive_minibatch", "kl_adaptive_epoch"])
+def test_an_adapted_learning_rate_is_that_of_the_next_step(schedule, tmp_path, monkeypatch):
+    """As in sample-factory's learner: within the update, not from the next one on."""
+    flags = {"lr_schedule": schedule, "lr_schedule_kl_threshold": 1e-12}  # every divergence is too large: always lower
+    learner = make_learner("FIXPO", small_shape(**BUSY, **flags), train_dir=tmp_path)
+    rates = []
+    step = learner._optimizer_step
+    monkeypatch.setattr(learner, "_optimizer_step", lambda u, loss, rate: (rates.append((u.epoch, rate)), step(u, loss, rate))[1])
+    train(learner, 1)
+    first, last = (max(rate for epoch, rate in rates if epoch == e) for e in (0, 1))
+    assert last < first
+
+
+# -- the gate -----------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_published_during_an_update(tmp_path, monkeypatch):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    published, version = weights(learner.gate.published), int(learner.policy_versions_tensor[0])
+    seen = []
+    step = learner._optimizer_step
+
+    def watch(*args):
+        seen.append(same(published, weights(learner.gate.published)) and int(learner.policy_versions_tensor[0]) == version)
+        return step(*args)
+
+    monkeypatch.setattr(learner, "_optimizer_step", watch)
+    train(learner, 1)
+    assert len(seen) >= 4
+    assert all(seen)
+    assert not same(published, weights(learner.gate.published))
+    assert same(weights(learner.actor_critic), weights(learner.gate.published))
+    assert int(learner.policy_versions_tensor[0]) == learner.train_step == learner.gate.version
+
+
+def test_actors_use_the_published_copy(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    assert learner.param_server.actor_critic is learner.gate.published
+    assert learner.param_server.actor_critic is not learner.actor_critic
+    assert all(t.is_shared() for t in learner.gate.published.state_dict().values())
+
+
+def test_weights_and_version_change_together_under_the_lock():
+    model, order = torch.nn.Linear(2, 1), []
+
+    class Lock:
+        def __enter__(self):
+            order.append("locked")
+
+        def __exit__(self, *args):
+            order.append(("unlocked", int(versions[0])))
+
+    versions = torch.zeros(1, dtype=torch.int32)
+    published = shared_copy(lambda: torch.nn.Linear(2, 1), model)
+    gate = PublicationGate(published, versions, 0, Lock(), lambda: order.append(("synchronised", int(versions[0]))))
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    assert not torch.equal(published.weight, model.weight)
+    gate.publish(model, 5)
+    assert torch.equal(published.weight, model.weight)
+    # the version is the last thing to change: nobody sees a new version on old weights
+    assert order == ["locked", ("synchronised", 0), ("unlocked", 5)]
+
+
+def test_making_the_shared_copy_draws_no_random_number():
+    model = torch.nn.Linear(2, 1)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    shared_copy(lambda: torch.nn.Linear(2, 1), model)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_line_back_ends_exactly_at_its_start():
+    start, end = ({"w": torch.randn(3), "n": torch.tensor(k)} for k in (1, 2))
+    target = torch.nn.Module()
+    target.register_buffer("w", torch.zeros(3))
+    target.register_buffer("n", torch.tensor(0))
+    interpolate_state(start, end, 0.5, target)
+    torch.testing.assert_close(target.w, (start["w"] + end["w"]) / 2)
+    assert target.n == 1
+    interpolate_state(start, end, 0.0, target)
+    assert torch.equal(target.w, start["w"])
+
+
+# -- what the fixup phase may touch, and what it costs ------------------------------------------------------------------------
+
+
+def test_a_fixup_step_leaves_the_critic_alone(tmp_path):
+    """Separate weights: no gradient reaches the critic (None, not zero), so Adam's momentum does not move it either."""
+    shape = small_shape(actor_critic_share_weights=False, **BUSY)
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, fixup_optimizer="shared")
+    train(learner, 2)
+    update, before = learner._update, weights(learner.actor_critic)
+    learner._fixup_step(update, learner._check_slices(update)[0], 0.1)
+    moved = {name for name, tensor in weights(learner.actor_critic).items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert all(name.startswith(("actor", "action")) for name in moved)
+
+
+def test_a_check_has_no_gradient_no_critic_and_one_read(tmp_path, monkeypatch):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    train(learner, 1)
+    update = learner._update
+    update.kl_of.clear()
+    called = []
+    monkeypatch.setattr(learner.actor_critic.critic_linear, "forward", lambda *a: called.append("critic"))
+    statistics = learner._check(update, learner._check_slices(update))
+    assert statistics.shape == (2,)
+    assert not statistics.requires_grad
+    assert not called
+
+
+def test_reads_per_update_are_counted(tmp_path):
+    records = train(make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 1e-6}), train_dir=tmp_path), 12)
+    last = records[-1]
+    # invalid samples, lag, probe of the statistics, one per check pass (each epoch), the record itself
+    assert (last.fixup_steps, last.check_passes) == (0, 2)
+    assert last.host_reads == 2 + 1 + 2 + 1
+
+
+def test_fresh_moments_only_where_a_step_is_taken(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 1e-6}), train_dir=tmp_path, fixup_optimizer="fresh")
+    records = train(learner, 12)
+    assert records[-1].fixup_steps == 0
+    assert all(state["exp_avg"].abs().max() > 0 for state in learner.optimizer.state.values())
+
+
+def test_stale_states_are_those_that_the_previous_policy_breaks(tmp_path):
+    shape = small_shape(**{**BUSY, "normalize_input": False})
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, reference="behaviour")
+    old = take_snapshot(learner)
+    train(learner, 8)
+    batch = make_batch(learner, seed=50, snapshots=[old])
+    learner.train(batch)
+    update = learner._update
+    assert learner.last_record.lag_mean > 0
+    assert 0 < learner.last_record.stale_fraction < 1
+    assert not (update.stale & ~update.batch["valids"]).any()
+    assert learner.last_record.kl_max <= learner.last_record.eps_kl
+
+
+# -- faults of sample-factory 2.1.1 that are not ours -------------------------------------------------------------------------
+
+
+def test_vtrace_with_summaries(tmp_path):
+    shape = small_shape(with_vtrace=True, **{**BUSY, "normalize_input": False}, recurrence=8)
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path)
+    learner.last_summary_time = 0  # summaries at every update
+    stats = learner.train(make_batch(learner, seed=0))
+    assert np.isfinite(stats["train"]["loss"])
+
+
+def test_separate_weights_with_a_recurrent_policy(tmp_path):
+    for rnn_type in ("lstm", "gru"):
+        shape = small_shape(use_rnn=True, rnn_type=rnn_type, actor_critic_share_weights=False, **BUSY)
+        learner = make_learner("FIXPO", shape, train_dir=tmp_path / rnn_type)
+        assert all(r.kl_max <= r.eps_kl for r in train(learner, 3))
+
+
+def test_pixels_are_trained_channels_last_and_published_plainly(tmp_path):
+    obs = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 36, 48), np.uint8))
+    shape = small_shape(obs, encoder_conv_architecture="convnet_atari", encoder_conv_mlp_layers=[16], obs_scale=255.0, **BUSY)
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path)
+    train(learner, 2)
+    trained = dict(learner.actor_critic.named_parameters())
+    images = [name for name, p in trained.items() if p.dim() == 4]
+    assert images
+    assert all(trained[name].is_contiguous(memory_format=torch.channels_last) for name in images)
+    assert same(weights(learner.actor_critic), weights(learner.gate.published))
+    assert all(learner.optimizer.state[p]["exp_avg"].stride() == p.stride() for p in trained.values())
+
+
+# -- populations --------------------------------------------------------------------------------------------------------------
+
+
+def test_pbt_changes_take_effect_and_stay_valid(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    learner.set_new_cfg({"eps_kl": 0.05, "c_beta": 0.7, "beta_lr": 0.5})
+    records = train(learner, 2)
+    assert all(r.eps_kl == 0.05 and r.kl_max <= 0.05 for r in records)
+    assert learner.fixpo.c_beta == 1.0
+    assert learner.multiplier.lr == 0.5
+
+
+def test_pbt_replacement_is_published_and_brings_its_beta(tmp_path):
+    one, other = (make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, policy_id=i, num_policies=2) for i in (0, 1))
+    train(one, 3)
+    train(other, 2, first_seed=20)
+    one.save()
+    version, steps = other.gate.version, other.env_steps
+    other.set_policy_to_load(0)
+    other._maybe_load_policy()
+    assert same(weights(other.gate.published), weights(one.gate.published))
+    assert torch.equal(other.multiplier.beta, one.multiplier.beta)
+    assert other.env_steps == steps
+    # what the old policy has collected is now too old
+    assert other.gate.version > version + other.cfg.max_policy_lag
+    assert int(other.policy_versions_tensor[1]) == other.gate.version
+    assert all(r.kl_max <= r.eps_kl for r in train(other, 2, first_seed=30))
+
+
+def test_each_policy_has_its_own_beta(tmp_path):
+    one, other = (make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, policy_id=i, num_policies=2) for i in (0, 1))
+    train(one, 2)
+    assert one.multiplier.beta.item() != other.multiplier.beta.item() == 1.0
+
+
+def test_appo_is_sample_factorys_own_learner(tmp_path):
+    learner = make_learner("APPO", small_shape(learning_rate=1e-3), train_dir=tmp_path)
+    assert isinstance(learner, Learner)
+    assert type(learner)._train is Learner._train
+    assert type(learner)._calculate_losses is Learner._calculate_losses

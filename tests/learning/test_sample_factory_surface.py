@@ -1,0 +1,99 @@
+"""What we override or call of sample-factory's private surface, so that an upgrade fails here and not in the middle of a run."""
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.learning.learner_worker import LearnerWorker
+from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
+from sample_factory.algo.runners import runner as sf_runner
+from sample_factory.algo.runners.runner import Runner
+from sample_factory.algo.utils.context import SampleFactoryContext
+from sample_factory.model.actor_critic import ActorCriticSeparateWeights
+
+from sf_fixpo.learning.checkpointing import CheckpointingLearner
+from sf_fixpo.learning.learner import FixPOLearner
+from sf_fixpo.learning.policy import PackedSeparateWeights
+from sf_fixpo.learning.worker import FixPOLearnerWorker
+from sf_fixpo.running.runner import FixPOParallelRunner, FixPOSerialRunner
+
+EXPECTED = {
+    Learner: {
+        "__init__": "self, cfg, env_info, policy_versions_tensor, policy_id, param_server",
+        "init": "self",
+        "train": "self, batch",
+        "_prepare_batch": "self, batch",
+        "_train": "self, gpu_buffer, batch_size, experience_size, num_invalids",
+        "_calculate_losses": "self, mb, num_invalids",
+        "_policy_loss": "ratio, adv, clip_ratio_low, clip_ratio_high, valids, num_invalids",
+        "_get_minibatches": "self, batch_size, experience_size",
+        "_get_minibatch": "buffer, indices",
+        "_after_optimizer_step": "self",
+        "_apply_lr": "self, lr",
+        "_should_save_summaries": "self",
+        "_get_checkpoint_dict": "self",
+        "_load_state": "self, checkpoint_dict, load_progress",
+        "_save_impl": "self, name_prefix, name_suffix, keep_checkpoints, verbose",
+        "save_milestone": "self",
+        "load_checkpoint": "checkpoints, device",
+        "get_checkpoints": "checkpoints_dir, pattern",
+        "_maybe_load_policy": "self",
+        "_maybe_update_cfg": "self",
+    },
+    LearnerWorker: {
+        "__init__": "self, evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id",
+        "start_batcher_thread": "self",
+    },
+    Runner: {
+        "__init__": "self, cfg, unique_name",
+        "init": "self",
+        "connect_components": "self",
+        "run": "self",
+        "_make_learner": "self, event_loop, policy_id, batcher",
+        "_stop_training": "self, failed",
+        "_should_end_training": "self",
+        "_on_everything_stopped": "self",
+        "_on_start": "self",
+    },
+    ActorCriticSeparateWeights: {"_core_rnn": "self, head_output, rnn_states"},
+}
+OURS = {
+    Learner: (CheckpointingLearner, FixPOLearner),
+    LearnerWorker: (FixPOLearnerWorker,),
+    Runner: (FixPOSerialRunner, FixPOParallelRunner),
+    ActorCriticSeparateWeights: (PackedSeparateWeights,),
+}
+
+
+def parameters(function):
+    return ", ".join(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(cls, name) for cls, methods in EXPECTED.items() for name in methods])
+def test_signature_is_as_expected(cls, name):
+    assert parameters(getattr(cls, name)) == EXPECTED[cls][name]
+
+
+@pytest.mark.parametrize("base", OURS, ids=lambda cls: cls.__name__)
+def test_every_override_is_listed(base):
+    """A method that we override and that is not in EXPECTED would change under us unseen."""
+    for cls in OURS[base]:
+        for parent in [c for c in cls.__mro__ if c.__module__.startswith("sf_fixpo")]:
+            for name in vars(parent):
+                if callable(vars(parent)[name]) or isinstance(vars(parent)[name], staticmethod):
+                    inherited = getattr(base, name, None)
+                    is_override = inherited is not None and not hasattr(object, name)
+                    assert not is_override or name in EXPECTED[base], f"{parent.__name__}.{name}"
+
+
+def test_functions_and_names_that_we_reach_for():
+    assert parameters(build_rnn_inputs) == "x, dones_cpu, rnn_states, T"
+    assert parameters(build_core_out_from_seq) == "x_seq, inverted_select_inds"
+    assert parameters(sf_runner.obtain_env_info_in_a_separate_process) == "cfg"
+    assert parameters(sf_runner.init_wandb) == "cfg"
+    assert set(vars(SampleFactoryContext())) == {"env_registry", "model_factory"}
+
+
+def test_the_version_is_the_pinned_one():
+    assert version("sample-factory") == "2.1.1"
