@@ -167,10 +167,10 @@ class Replay:
         self._step(kl_penalty(kl, self.valids[part], self.multiplier.beta), kl, part)
 
     @torch.no_grad()
-    def check(self, parts: Sequence[slice]) -> Tensor:
-        """[len] statistic of each minibatch at the present weights."""
+    def check(self, parts: Sequence[slice]) -> list[float]:
+        """Statistic of each minibatch at the present weights."""
         kls = [self.kl(part, self.network.action_parameters(self.data["obs"][part])) for part in parts]
-        return torch.cat([self.statistic(kl, part)[0] for kl, part in zip(kls, parts, strict=True)])
+        return torch.cat([self.statistic(kl, part)[0] for kl, part in zip(kls, parts, strict=True)]).tolist()
 
     def run(self) -> None:
         """The whole improvement step."""

@@ -243,7 +243,7 @@ def make_learner(
         learner.init()
         return learner
     from sf_fixpo.learning.learner import FixPOLearner
-    from sf_fixpo.learning.policy import make_actor_critic
+    from sf_fixpo.learning.networks import make_actor_critic
 
     factory = global_model_factory()
     before = factory.make_actor_critic_func

@@ -14,7 +14,7 @@ from sample_factory.model.model_utils import get_rnn_size
 
 from benchmarks.synthetic import box_actions, make_cfg, small_shape
 from sf_fixpo import audit
-from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 
 MIXED = gym.spaces.Tuple((gym.spaces.Discrete(3), box_actions(2)))
 COUNT = 64

@@ -23,7 +23,7 @@ from tuple_env import make_tuple_env
 from benchmarks.synthetic import make_cfg, small_shape
 from sf_fixpo import enjoy
 from sf_fixpo.envs import find_suite
-from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.playing import overlay, video
 from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots
 from sf_fixpo.playing.experiment import BadInputError, load_config

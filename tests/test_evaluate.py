@@ -22,7 +22,7 @@ from benchmarks.synthetic import box_actions, make_cfg, small_shape, vector_spac
 from sf_fixpo import evaluate, train
 from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.dmlab.names import test_level
-from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.playing import evaluation, evaluation_worker
 from sf_fixpo.playing import experiment as experiments
 from sf_fixpo.playing.evaluation_worker import Job

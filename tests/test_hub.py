@@ -20,7 +20,7 @@ from small_hub import BEST, LATEST, PNG, TOKEN, Hub, Requests, evaluation, row
 
 from benchmarks.synthetic import make_cfg, small_shape, vector_space
 from sf_fixpo import evaluate, hub
-from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.records.update_log import append_row
 
 PUBLISHED = [

@@ -18,6 +18,57 @@ def masked_mean(x: Tensor, valids: Tensor) -> Tensor:
     return torch.where(valids, x, x.new_zeros(())).sum() / valids.sum().clamp_min(1)
 
 
+def normalized(x: Tensor, valids: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages with mean 0 and standard deviation 1 over the valid samples, as the authors' code and sample-factory have it.
+
+    Args:
+        x: [B], no gradient.
+        valids: [B] bool, two at least.
+
+    Returns:
+        ([B], the unbiased standard deviation it had).
+    """
+    x = torch.where(valids, x, 0.0)
+    count = valids.sum()
+    mean = x.sum() / count
+    deviation = torch.where(valids, x - mean, 0.0)
+    std = (deviation.square().sum() / (count - 1)).sqrt()
+    return deviation / std.clamp_min(1e-7), std
+
+
+def vtrace(
+    ratio: Tensor, values: Tensor, rewards: Tensor, dones: Tensor, gamma: float, rho_max: float, c_max: float
+) -> tuple[Tensor, Tensor]:
+    """V-trace (Espeholt et al. 2018, equation 1) over E trajectories of T steps.
+
+    The value behind the last step is not in the batch: as in sample-factory it is taken to be what makes the last step's own
+    temporal difference zero, (V(x_T) - r_T) / gamma.
+
+    Args:
+        ratio: [E, T] likelihood ratio pi / pi_behaviour.
+        values: [E, T] of the present critic.
+        rewards: [E, T].
+        dones: [E, T], 1 at the last step of an episode.
+        gamma: discount per step.
+        rho_max: clip of the ratio that weighs a step's temporal difference.
+        c_max: clip of the ratio that carries later ones back.
+
+    Returns:
+        (targets [E, T], advantages [E, T]); without gradient.
+    """
+    with torch.no_grad():
+        rho, c = ratio.clamp(max=rho_max), ratio.clamp(max=c_max)
+        discount = gamma * (1.0 - dones)
+        value_behind = target_behind = (values[:, -1] - rewards[:, -1]) / gamma
+        targets, advantages = torch.empty_like(values), torch.empty_like(values)
+        for t in reversed(range(values.shape[1])):
+            difference = rho[:, t] * (rewards[:, t] + discount[:, t] * value_behind - values[:, t])
+            advantages[:, t] = rho[:, t] * (rewards[:, t] + discount[:, t] * target_behind - values[:, t])
+            targets[:, t] = values[:, t] + difference + discount[:, t] * c[:, t] * (target_behind - value_behind)
+            value_behind, target_behind = values[:, t], targets[:, t]
+    return targets, advantages
+
+
 def policy_loss(ratio: Tensor, advantages: Tensor, valids: Tensor) -> Tensor:
     """L_pi = - mean[ pi_theta(a|s) / pi_behaviour(a|s) * A_hat ], without clipping (section 3.1).
 
@@ -36,7 +87,7 @@ def value_loss(values: Tensor, returns: Tensor, valids: Tensor, old_values: Tens
     """L_VF = mean[ (V - R)^2 ], no 1/2 (section 3.1; the authors' code).
 
     With `old_values` the larger of the plain error and the error of the value clipped to `old_values +- clip` (Andrychowicz et
-    al. 2020). sample-factory's learner brings its own; this one serves the replay of the authors' code.
+    al. 2020), as in sample-factory's learner and the authors' code.
 
     Args:
         values: [B] predictions; receive gradient.

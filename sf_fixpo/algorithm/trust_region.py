@@ -99,6 +99,31 @@ def kl_statistic(
     return torch.where(present, value, 0.0), present
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """How far apart two policies are, as a run measures it.
+
+    Attributes:
+        spec: what the action parameters are.
+        direction: `pi_ref` or `ref_pi`.
+        stat: `max` or `mean` over the states.
+        num_tasks: T, multipliers that the statistic is for.
+    """
+
+    spec: ActionSpec
+    direction: str
+    stat: str
+    num_tasks: int = 1
+
+    def per_state(self, pi: Tensor, ref: Tensor) -> Tensor:
+        """[B] divergence of each state, with gradient to both where they ask for it."""
+        return directed_kl(pi, ref, self.spec, self.direction)
+
+    def statistic(self, kl: Tensor, mask: Tensor, task_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`kl_statistic` per multiplier: [T] and which of them have a state."""
+        return kl_statistic(kl, mask, self.stat, task_ids, self.num_tasks)
+
+
 @dataclass
 class FixupResult:
     """What a fixup phase did.
@@ -120,7 +145,7 @@ class FixupResult:
 
 def fixup_phase(
     minibatches: Sequence[Minibatch],
-    kl_fn: Callable[[Sequence[Minibatch]], Tensor],
+    kl_fn: Callable[[Sequence[Minibatch]], Sequence[float]],
     step_fn: Callable[[Minibatch], None],
     *,
     limit: float,
@@ -138,12 +163,12 @@ def fixup_phase(
 
     Args:
         minibatches: of the batch, in the order of the pass.
-        kl_fn: statistic of each of the given minibatches at the present weights, [len]; no gradient is needed.
+        kl_fn: statistic of each of the given minibatches at the present weights, one number each; the host waits for it.
         step_fn: one gradient step on a minibatch.
         limit: what no statistic may exceed.
         max_steps: gradient steps after which to give up.
         plateau_steps: steps without a statistic one percent lower than the lowest yet, after which `on_plateau` is called.
-        on_violation: called at the first violation, before any step; it may change what `kl_fn` counts, which is then asked anew.
+        on_violation: called at the first violation, before any step.
         on_plateau: called on a plateau (halve the learning rate).
 
     Returns:
@@ -155,7 +180,7 @@ def fixup_phase(
     lowest, steps_since_lowest = math.inf, 0
     while inside < count:
         window = [(position + i) % count for i in range(min(ahead, count - inside))]
-        statistics = kl_fn([minibatches[i] for i in window]).tolist()
+        statistics = kl_fn([minibatches[i] for i in window])
         result.checks += 1
         outside = next((i for i, value in enumerate(statistics) if not value <= limit), None)
         if outside is None:
@@ -166,12 +191,10 @@ def fixup_phase(
         if not all(math.isfinite(value) for value in statistics):
             result.finite = False
             return result
-        if on_violation is not None:
-            on_violation()
-            on_violation = None
-            continue
         if result.steps >= max_steps:
             return result
+        if result.steps == 0 and on_violation is not None:
+            on_violation()
         if statistics[outside] < 0.99 * lowest:
             lowest, steps_since_lowest = statistics[outside], 0
         elif steps_since_lowest >= plateau_steps:
@@ -188,25 +211,35 @@ def fixup_phase(
     return result
 
 
-def backtrack(move_to: Callable[[float], None], satisfied: Callable[[], bool], max_halvings: int = 10) -> float:
-    """Goes back along theta' + alpha * (theta - theta') until the constraint holds; ends at theta' itself.
+def first_scale(statistic: float, limit: float) -> float:
+    """Where on the line back the constraint should hold: the divergence grows about as the square of the way, 5 % are for safety.
 
-    Not in the paper, whose fixup phase may go on for ever: this is what bounds it. At alpha = 0 the constraint holds by
-    construction, since the reference is theta' or every state that theta' itself breaks has been set aside as stale.
+    Args:
+        statistic: at the end of the line, above `limit`.
+        limit: what it may not exceed.
+    """
+    return 0.95 * math.sqrt(limit / statistic)
+
+
+def backtrack(
+    move_to: Callable[[float], None], satisfied: Callable[[], bool], first: float = 0.5, max_halvings: int = 10
+) -> float:
+    """Goes back along theta' + alpha * (theta - theta') until the constraint holds.
+
+    Not in the paper, whose fixup phase may go on for ever: this is what bounds it.
 
     Args:
         move_to: sets the weights, and the normaliser's statistics with them, to the point alpha of the line.
         satisfied: checks the whole batch at the present point.
-        max_halvings: halvings of alpha before alpha = 0.
+        first: the alpha to begin with, in (0, 1).
+        max_halvings: how often it is halved.
 
     Returns:
-        The alpha at which the weights now are, in [0, 1/2].
+        The alpha at which the constraint was found to hold; 0 where it held at none, and then nothing has been moved to 0.
     """
-    alpha = 1.0
-    for _ in range(max_halvings):
-        alpha /= 2
+    for halvings in range(max_halvings + 1):
+        alpha = first / 2**halvings
         move_to(alpha)
         if satisfied():
             return alpha
-    move_to(0.0)
     return 0.0

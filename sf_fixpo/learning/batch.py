@@ -1,6 +1,6 @@
-"""The state of one policy improvement step: its batch, who is bound by what, and what has been counted so far.
+"""What one policy improvement step works on: the samples, what binds each of them, and what has been counted so far.
 
-Shapes: N samples of the batch, A action parameters, T tasks.
+Shapes: N samples (trajectories of T steps one after the other), A action parameters, S size of the recurrent state.
 """
 
 from __future__ import annotations
@@ -8,52 +8,177 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
 
 from sf_fixpo.learning.phases import PhaseTimer
+from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.sequences import Packing, Sequences
 
-# what the losses read of a minibatch: indexing the rest of the batch for every step would be work for nothing
-_LOSS_KEYS = ("normalized_obs", "rnn_states", "actions", "log_prob_actions", "values", "advantages", "returns", "valids")
+# What a step reads of the samples: indexing the rest of the batch for every step would be work for nothing. All lie on the
+# learner's device, so that indices of one kind serve them all.
+FIXUP_KEYS = ("rnn_states", "valids")
+PRIMARY_KEYS = (*FIXUP_KEYS, "actions", "log_prob_actions", "values")
+GAE_KEYS, VTRACE_KEYS = ("advantages", "returns"), ("rewards", "dones")
+
+# A minibatch: neighbouring samples, or trajectories by number.
+Part = slice | np.ndarray
+
+# Check minibatches are evaluated together up to this many observation values: small networks are bound by the calls.
+_JOINT_VALUES = 1 << 22
+
+
+def fill_invalid(batch: TensorDict, valids: Tensor) -> TensorDict:
+    """A shallow copy of a batch in which no number of an invalid sample is left that could reach a loss.
+
+    Args:
+        batch: as sample-factory's batcher makes it: observations and states [E, T + 1, ...], the rest [E, T, ...].
+        valids: [E, T] bool.
+    """
+    longer = torch.cat([valids, valids[:, -1:]], dim=1)
+
+    def filled(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        mask = longer if x.shape[1] == longer.shape[1] else valids
+        return torch.where(mask.view(*mask.shape, *[1] * (x.dim() - 2)), x, 0.0)
+
+    plain = {key: filled(x) for key, x in batch.items() if key != "obs"}
+    return TensorDict(plain, obs=TensorDict({key: filled(x) for key, x in batch["obs"].items()}))
 
 
 @dataclass
-class Update:
-    """One policy improvement step.
+class Batch:
+    """The samples of an update on the learner's device.
 
     Attributes:
-        batch: the training batch as sample-factory prepares it, [N, ...] each.
-        ref_logits: [N, A] action parameters of the reference policy.
-        mask: [N] bool, the states that the bound speaks of: valid and not stale.
-        done_or_invalid: [N] float on the CPU, 1 where a recurrent state must not flow on.
-        learning_rate: of the primary phase, scaled by the share of valid samples.
-        valid_fraction: share of valid samples.
-        lag: mean, min and max age of the valid samples, in policy versions.
-        lagged: whether a valid sample was collected by another version than the published one.
+        samples: as sample-factory prepares them, [N, ...] each.
+        raw_obs: observations before normalisation, [N, ...] each; of invalid samples whatever harms nobody.
+        obs: the same as the candidate's network gets them while it trains.
+        valids: [N] bool.
+        sequences: of a recurrent policy; None without memory.
+        behaviour: [N, A] action parameters of the policies that collected the samples, as actors recorded them.
+        task_ids: [N] int64 in a run on several tasks.
+        beta_ids: the same where each task has its own multiplier.
+        recurrence: T.
+        lag: mean, smallest and largest age of the valid samples, in policy versions.
+        bound: [N, A] action parameters that each state is bound to; `behaviour` until something else is said.
+        stale: [N] bool, valid states bound to the previous policy because it is itself too far from the behaviour's.
+        previous: [N, A] action parameters of the published policy; where nothing lags, those that actors recorded.
+    """
+
+    samples: TensorDict
+    raw_obs: TensorDict
+    obs: TensorDict
+    valids: Tensor
+    sequences: Sequences | None
+    behaviour: Tensor
+    task_ids: Tensor | None
+    beta_ids: Tensor | None
+    recurrence: int
+    lag: tuple[float, float, float]
+    bound: Tensor = field(init=False)
+    stale: Tensor = field(init=False)
+    previous: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Binds every state to the policy that collected it."""
+        self.bound = self.previous = self.behaviour
+        self.stale = torch.zeros_like(self.valids)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.valids)
+
+    @property
+    def lagged(self) -> bool:
+        """Whether a valid sample was collected by another version than the published one."""
+        return self.lag[1:] != (0.0, 0.0)
+
+    def bind_to_previous(self, parameters: Tensor, stale: Tensor | None = None) -> None:
+        """Binds all states to the previous policy, or those that are stale.
+
+        Args:
+            parameters: [N, A] of the previous policy.
+            stale: [N] bool; None for all, none of which counts as stale then.
+        """
+        self.previous = parameters
+        if stale is None:
+            self.bound = parameters
+        else:
+            self.stale = stale & self.valids
+            self.bound = torch.where(self.stale.unsqueeze(1), parameters, self.behaviour)
+
+    def packing(self, part: slice) -> Packing | None:
+        """Of neighbouring trajectories."""
+        return None if self.sequences is None else self.sequences.part(part)
+
+    def joined(self, parts: Sequence[slice]) -> list[list[slice]]:
+        """Neighbouring slices that one forward pass evaluates together."""
+        values_per_sample = sum(obs[0].numel() for obs in self.obs.values())
+        runs: list[list[slice]] = []
+        for part in parts:
+            joins = runs and runs[-1][-1].stop == part.start
+            if joins and (part.stop - runs[-1][0].start) * values_per_sample <= _JOINT_VALUES:
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        return runs
+
+    def parameters(self, policy: Policy, obs: TensorDict, size: int) -> Tensor:
+        """[N, A] of a policy at every state, `size` samples at a time."""
+        parts = [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+        states = self.samples["rnn_states"]
+        return torch.cat([policy.action_parameters(obs[part], states[part], self.packing(part)) for part in parts])
+
+    def parts(self, size: int, shuffled: bool) -> list[Part]:
+        """Minibatches of whole trajectories, in the order of sample-factory's and with the same random numbers."""
+        if size >= len(self) or not shuffled:
+            return [slice(i, i + size) for i in range(0, len(self), size)]
+        starts = np.random.permutation(np.arange(0, len(self), self.recurrence))
+        return list((starts // self.recurrence).reshape(-1, size // self.recurrence))
+
+    def indices(self, part: Part) -> slice | Tensor:
+        """The samples of a minibatch, as tensors of the batch are indexed."""
+        if isinstance(part, slice):
+            return part
+        samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(-1)
+        return torch.from_numpy(samples).to(self.valids.device)
+
+    def minibatch(self, part: Part, keys: Sequence[str]) -> AttrDict:
+        """The named samples of a minibatch, and its `obs`, `bound`, `packing` and `beta_ids`; tensors [B, ...]."""
+        chosen = self.indices(part)
+        minibatch = AttrDict({key: self.samples[key][chosen] for key in keys})
+        minibatch.obs, minibatch.bound = self.obs[chosen], self.bound[chosen]
+        minibatch.beta_ids = None if self.beta_ids is None else self.beta_ids[chosen]
+        minibatch.packing = None
+        if self.sequences is not None:
+            minibatch.packing = self.packing(part) if isinstance(part, slice) else self.sequences.of(part)
+        return minibatch
+
+
+@dataclass
+class Progress:
+    """How far an update is, and what it has cost.
+
+    Attributes:
         timer: of the phases.
-        kl_of: divergence per state of each check minibatch at the present weights, where it has been evaluated.
-        stale_marked: whether the states that the previous policy itself breaks have been looked for.
+        learning_rate: of the next step, scaled by the share of valid samples.
+        valid_fraction: share of valid samples.
         bad: bool tensor, whether a loss or gradient was not finite.
         kl_max_primary: tensor, largest divergence seen by a primary step.
         trace: (epoch, phase, statistic, beta) of every gradient step, tensors; None when this update is not traced.
-        last_losses: tensors of the last primary step, for the `train/` scalars.
-        per_task: whether each task has its own beta.
+        last_losses: of the last primary step, for the `train/` scalars.
     """
 
-    batch: TensorDict
-    ref_logits: Tensor
-    mask: Tensor
-    done_or_invalid: Tensor
+    timer: PhaseTimer
     learning_rate: float
     valid_fraction: float
-    lag: tuple[float, float, float]
-    lagged: bool
-    timer: PhaseTimer
     bad: Tensor
     kl_max_primary: Tensor
-    kl_of: dict[int, Tensor] = field(default_factory=dict)
-    stale_marked: bool = False
     trace: list[tuple[int, str, Tensor, Tensor]] | None = None
     last_losses: dict[str, Tensor | float] = field(default_factory=dict)
     epoch: int = 0
@@ -66,30 +191,8 @@ class Update:
     statistics_scale: float = 1.0
     backtrack_scale: float = 1.0
     rolled_back: bool = False
-    per_task: bool = False
 
-    def __post_init__(self) -> None:
-        """Lays out what the losses index for each minibatch."""
-        view = TensorDict({key: self.batch[key] for key in _LOSS_KEYS if key in self.batch})
-        # the distribution that the KL is measured from; the likelihood ratio keeps the behaviour's log-probabilities
-        view["action_logits"] = self.ref_logits
-        view["kl_mask"] = self.mask
-        for key in ("dones_cpu", "rewards_cpu", *(("task_id",) if self.per_task else ())):
-            if key in self.batch:
-                view[key] = self.batch[key]
-        self.loss_view = view
-
-    def valid_counts(self, minibatches: Sequence) -> list[int]:
-        """Valid samples of each minibatch, with one read."""
-        self.host_reads += 1
-        valids = self.batch["valids"]
-        return torch.stack([valids.sum() if indices is None else valids[indices].sum() for indices in minibatches]).tolist()
-
-    def restrict_mask(self, allowed: Tensor) -> None:
-        """Takes the states that are not `allowed` ([N] bool) out of the bound, in place."""
-        self.mask &= allowed
-
-    @property
-    def stale(self) -> Tensor:
-        """[N] bool: valid states that are out of the bound because the previous policy itself breaks it there."""
-        return self.batch["valids"] & ~self.mask
+    def note_step(self, phase: str, statistic: Tensor, beta: Tensor) -> None:
+        """Adds a gradient step to the trace, where this update has one."""
+        if self.trace is not None:
+            self.trace.append((self.epoch, phase, statistic.max(), beta.mean()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from os.path import join
+from pathlib import Path
 from typing import Any
 
 from sample_factory.algo.learning.learner import Learner
@@ -15,10 +15,25 @@ from sf_fixpo.learning import checkpoints
 class CheckpointingLearner(Learner):
     """sample-factory's learner with checkpoints that are written whole and never silently ignored; nothing else is changed."""
 
-    @staticmethod
-    def load_checkpoint(checkpoints_, device):
-        """The newest readable checkpoint (`checkpoints.load_newest`)."""
-        return checkpoints.load_newest(checkpoints_, device)
+    def load_from_checkpoint(self, policy_id: int, load_progress: bool = True) -> None:
+        """Loads the newest checkpoint of a policy that can be read, where it has any.
+
+        Raises:
+            CheckpointError: there are files and none can be read, or the newest does not fit; nothing has been changed then.
+        """
+        prefix = {"latest": "checkpoint", "best": "best"}[self.cfg.load_checkpoint_kind]
+        folder = Path(self.checkpoint_dir(self.cfg, policy_id))
+        # another policy's folder belongs to another learner: there nothing is set aside
+        own = policy_id == self.policy_id
+        if (state := checkpoints.load_newest(folder, f"{prefix}_*.pth", self.device, set_aside=own)) is not None:
+            self._refuse_misfits(state, folder)
+            self._load_state(state, load_progress)
+
+    def _refuse_misfits(self, state: dict[str, Any], folder: Path) -> None:
+        betas = self.multiplier.beta.numel() if hasattr(self, "multiplier") else None
+        parameters = list(self.actor_critic.parameters())
+        if found := checkpoints.checkpoint_faults(state, self.actor_critic.state_dict(), parameters, betas):
+            raise checkpoints.CheckpointError(f"{folder}: its checkpoint does not fit this run: " + "; ".join(found))
 
     def _get_checkpoint_dict(self) -> dict[str, Any]:
         state = super()._get_checkpoint_dict()
@@ -31,10 +46,10 @@ class CheckpointingLearner(Learner):
     def _save_impl(self, name_prefix, name_suffix, keep_checkpoints, verbose=True) -> bool:
         if not self.is_initialized:
             return False
-        folder = self.checkpoint_dir(self.cfg, self.policy_id)
-        checkpoints.save_atomically(self._get_checkpoint_dict(), join(folder, self._checkpoint_name(name_prefix, name_suffix)))
-        for path in self.get_checkpoints(folder, f"{name_prefix}_*")[:-keep_checkpoints]:
-            os.remove(path)
+        folder = Path(self.checkpoint_dir(self.cfg, self.policy_id))
+        path = folder / self._checkpoint_name(name_prefix, name_suffix)
+        checkpoints.save_atomically(self._get_checkpoint_dict(), path)
+        checkpoints.tidy(folder, name_prefix, path, keep_checkpoints)
         return True
 
     def save_milestone(self) -> None:

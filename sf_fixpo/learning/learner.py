@@ -1,103 +1,104 @@
 """FixPO's learner on sample-factory: the policy improvement step of Algorithm 1 between its batcher and its policy workers.
 
-Shapes: N samples of a batch (trajectories of `recurrence` steps one after the other), B of a minibatch, A action parameters.
+Shapes: N samples of a batch (trajectories of `recurrence` steps one after the other), E trajectories, A action parameters.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from os.path import join
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sample_factory.algo.learning.learner import KlAdaptiveScheduler, LinearDecayScheduler, model_initialization_data
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.algo.utils.torch_utils import synchronize
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.attr_dict import AttrDict
-from sample_factory.utils.utils import experiment_dir
+from sample_factory.utils.utils import experiment_dir, log
 from torch import Tensor
 
-from sf_fixpo.algorithm.config import FixPOConfig, parse_versions, task_names
-from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, policy_loss
+from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versions
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier
-from sf_fixpo.algorithm.trust_region import FixupResult
-from sf_fixpo.learning import checkpoints
-from sf_fixpo.learning.batch import Update
-from sf_fixpo.learning.enforcement import ConstrainedLearner
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult
+from sf_fixpo.learning import checkpoints, reporting
+from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
+from sf_fixpo.learning.checkpointing import CheckpointingLearner
+from sf_fixpo.learning.improvement import Improvement
+from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
-from sf_fixpo.learning.policy import TASK_ID, action_spec, channels_last, distribution_parameters
-from sf_fixpo.learning.publication import PublicationGate, shared_copy
-from sf_fixpo.learning.tasks import task_count, task_figures, task_rows
-from sf_fixpo.records.update_log import TRACE_LOG, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
+from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.publication import PublicationGate, settle_device
+from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
+from sf_fixpo.learning.sequences import Sequences
+from sf_fixpo.learning.statistics import admit, count_and_normalize
+from sf_fixpo.learning.tasks import task_count
+from sf_fixpo.learning.verification import Verified, Verifier
+from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
 
-FIXPO_STATS = "fixpo"  # key of the update record in the messages to the runner
 FIXPO_STATE = "fixpo"  # key of this learner's part of a checkpoint
 
 
-class FixPOLearner(ConstrainedLearner):
-    """Trains private weights; publishes them when the trust region holds at every valid state of the batch.
+class FixPOLearner(CheckpointingLearner):
+    """What sample-factory's learner worker calls; the work is done by the parts it has.
 
     Attributes:
         fixpo: the settings.
         multiplier: beta.
-        gate: the shared weights and their version.
+        candidate: the policy that is trained, which nobody sees.
+        verifier: checks what is to be published.
+        gate: the published policy and its version.
+        improvement: gradient steps on the candidate.
         num_tasks: how many tasks the environments tell apart.
         task_returns: recent mean return of each task, for the log; the runner knows it.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
 
     def init(self):
-        """Builds the model, loads the checkpoint, and shares a published copy with the policy workers.
+        """Builds the networks, loads the checkpoint, and shares the published policy with the policy workers.
 
         Raises:
             ValueError: settings outside their range.
-            CheckpointError: there are checkpoints and none can be read.
+            CheckpointError: there are checkpoints and none can be read, or the newest does not fit.
         """
         self.fixpo = FixPOConfig.from_cfg(self.cfg)
-        self.spec = action_spec(self.env_info.action_space)
         self.num_tasks = task_count(self.env_info.obs_space)
         self.task_returns: list[float | None] = [None] * self.num_tasks
-        self._per_task = self.fixpo.beta_scope == "per_task"
-        betas = self.num_tasks if self._per_task else 1
+        betas = self.num_tasks if self.fixpo.beta_scope == "per_task" else 1
         self.multiplier = LagrangeMultiplier(self.fixpo.beta_init, self.fixpo.beta_lr, self.fixpo.beta_max, betas)
         self.updates = 0  # policy improvement steps since the start of the experiment
         self.rollbacks_in_row = 0
         self.last_record: UpdateRecord | None = None
-        self._update: Update | None = None
+        self._update: tuple[Batch, Progress] | None = None  # the last one
         self._restored: dict[str, Any] | None = None
         self._traced = parse_versions(self.fixpo.trace_updates)
+        self._agreed = False  # the actors' recorded parameters and the learner's forward pass
+        self._counted: Tensor | None = None
 
         # sample-factory advises a fixed KL loss where this coefficient is 0; beta takes its place
         coefficient, self.cfg.kl_loss_coeff = self.cfg.kl_loss_coeff, 1.0
         super().init()
         self.cfg.kl_loss_coeff = coefficient
 
-        self._use_fast_kernels()
         self.multiplier.to(self.device)
-        spaces = self.env_info.obs_space, self.env_info.action_space
-        published = shared_copy(partial(create_actor_critic, self.cfg, *spaces), self.actor_critic)
-        self.param_server.init(published, self.train_step, self.device)
-        synchronize_device = partial(synchronize, self.cfg, self.device)
-        lock = self.param_server.policy_lock
-        self.gate = PublicationGate(published, self.policy_versions_tensor, self.policy_id, lock, synchronize_device)
+        self.candidate = Policy(self.actor_critic)
+        self._use_fused_adam()
+        make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
+        published = Policy.like(self.candidate, make_network, shared=True)
+        self.verifier = Verifier(Policy.like(self.candidate, make_network), published)
+        self.param_server.init(published.model, self.train_step, self.device)
+        settle = partial(settle_device, self.cfg, self.policy_id)
+        versions, lock = self.policy_versions_tensor, self.param_server.policy_lock
+        self.gate = PublicationGate(published, self.verifier, versions, self.policy_id, lock, settle)
+        self.improvement = Improvement(self.candidate, self.optimizer, self.multiplier, self.cfg)
         if self._restored is not None:
             self._restore_schedule(self._restored)
-        self._folder = experiment_dir(self.cfg)
-        drop_torn_line(join(self._folder, UPDATE_LOG))
-        return model_initialization_data(self.cfg, self.policy_id, published, self.train_step, self.device)
+        self.folder = experiment_dir(self.cfg)
+        drop_torn_line(join(self.folder, UPDATE_LOG))
+        return model_initialization_data(self.cfg, self.policy_id, published.model, self.train_step, self.device)
 
-    def _use_fast_kernels(self) -> None:
-        """Convolutions and pooling on channels-last tensors (2 to 3 times faster on a CPU), Adam as one kernel.
-
-        Numbers differ from sample-factory's only by the order of additions; the published copy keeps the plain layout.
-        """
-        self.actor_critic.to(memory_format=torch.channels_last)
-        self._parameters = list(self.actor_critic.parameters())
+    def _use_fused_adam(self) -> None:
+        """Adam as one kernel; numbers differ from the others' only by rounding."""
         if type(self.optimizer) is torch.optim.Adam:
             for group in self.optimizer.param_groups:
                 group.update(fused=True, foreach=False)
@@ -107,248 +108,248 @@ class FixPOLearner(ConstrainedLearner):
             if torch.is_tensor(state["step"]):  # which other kernels keep on the host
                 state["step"] = state["step"].to(parameter.device)
 
-    # -- one update -----------------------------------------------------------------------------------------------------------
+    # -- from sample-factory's batch to ours ----------------------------------------------------------------------------------
 
     def train(self, batch: TensorDict) -> dict | None:
         """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner."""
-        self._raw_obs = TensorDict({key: x for key, x in batch["obs"].items() if key != TASK_ID})
-        self._update, self.last_record = None, None
+        self._update = self.last_record = None
         self._timer = PhaseTimer(self.device)
+        self._recorded_obs = {key: x for key, x in batch["obs"].items() if key != TASK_ID}
         stats = super().train(batch)
-        if stats is None or self._update is None:
+        update: tuple[Batch, Progress] | None = self._update
+        if update is None or stats is None:
+            # the batch has given no update: what it did to the candidate's statistics is undone
+            self.candidate.state.copy_(self.gate.published.state)
             return stats
-        self.last_record = record = self._record(self._update)
-        append_row(join(self._folder, UPDATE_LOG), record.to_row())
+        self.last_record = record = reporting.make_record(self, *update)
+        append_row(join(self.folder, UPDATE_LOG), record.to_row())
         stats[FIXPO_STATS] = record
         return stats
 
     def _prepare_batch(self, batch: TensorDict):
+        """As sample-factory's, of a batch in which invalid samples hold nothing that could matter."""
         with self._timer.phase("prepare"):
-            prepared = super()._prepare_batch(batch)
-            obs = prepared[0]["normalized_obs"]
-            if TASK_ID in obs:
-                prepared[0][TASK_ID] = obs.pop(TASK_ID).squeeze(1).long()
-            prepared[0]["normalized_obs"] = channels_last(obs)
-            return prepared
+            fresh = self.train_step - batch["policy_version"] < self.cfg.max_policy_lag
+            valids = (batch["policy_id"] == self.policy_id) & fresh
+            self._counted = None
+            if not valids.all():
+                self._counted = torch.cat([valids, valids[:, -1:]], dim=1).flatten()
+                batch = TensorDict(fill_invalid(batch, valids), valids=batch["valids"])
+            raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
+            samples, size, num_invalids = super()._prepare_batch(batch)
+            self._raw_obs = TensorDict(raw)
+            return samples, size, num_invalids
 
-    def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
-        with self._timer.phase("reference"):
-            update = self._update = self._begin(gpu_buffer, experience_size, num_invalids)
-        if self.cfg.normalize_input:
-            self._admit_statistics(update)
-        result = FixupResult()
-        for epoch in range(self.cfg.num_epochs):
-            update.epoch = epoch
-            with self._timer.phase("primary"):
-                self._primary_phase(update, self._get_minibatches(batch_size, experience_size), num_invalids)
-            if self.fixpo.fixup == "every_epoch" or epoch == self.cfg.num_epochs - 1:
-                result = self._fixup_phase(update)
-                if not result.finite:
-                    break
-        if not result.finite:
-            self._roll_back(update)
-        elif not result.satisfied and self.fixpo.fixup != "off":
-            self._go_back(update)
-        else:
-            self.rollbacks_in_row = 0
-        started_from = self.gate.version
-        with self._timer.phase("publish"):
-            # every update gets a version of its own, also one that found no minibatch to step on
-            self.train_step += update.primary_steps == 0
-            self.gate.publish(self.actor_critic, self.train_step)
-        self.updates += 1
-        self._write_audit(update)
-        self._write_trace(update, started_from)
-        return self._train_stats(update)
+    def _prepare_and_normalize_obs(self, obs: TensorDict) -> TensorDict:
+        """Counts the observations into the candidate's statistics; [E, T + 1, ...] each, normalised.
 
-    def _begin(self, batch: TensorDict, experience_size: int, num_invalids: int) -> Update:
-        valids = batch["valids"]
-        lag = torch.where(valids, self.gate.version - batch["policy_version"], 0.0)
+        No lock: nobody reads the candidate. The critic's value of the last observation, which is asked for next, is that of the
+        network in eval mode; of all modules only the normaliser of returns is left to count.
+        """
+        first = next(iter(obs.values()))
+        lead = first.shape[:2]
+        task_ids = obs.pop(TASK_ID, None)
+        flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items()})
+        normalized = count_and_normalize(self.candidate, flat, self._counted)
+        if self.candidate.model.returns_normalizer is not None:
+            self.candidate.model.returns_normalizer.train()
+        shaped = TensorDict({key: x.unflatten(0, lead) for key, x in normalized.items()})
+        if task_ids is not None:
+            shaped[TASK_ID] = task_ids
+        return shaped
+
+    def _begin(self, samples: TensorDict, experience_size: int, num_invalids: int) -> tuple[Batch, Progress]:
+        """Reference, masks, sequences and counters of an update."""
+        valids = samples["valids"]
+        lag = torch.where(valids, self.gate.version - samples["policy_version"], 0.0)
         mean, low, high = torch.stack([lag.sum() / valids.sum(), lag.min(), lag.max()]).tolist()
-        lagged = (low, high) != (0.0, 0.0)
-        done_or_invalid = batch["dones_cpu"]
+        obs = samples["normalized_obs"]
+        task_ids = obs.pop(TASK_ID).squeeze(1).long() if TASK_ID in obs else None
+        sequences = None
         if self.cfg.use_rnn:
-            done_or_invalid = torch.logical_or(done_or_invalid, ~valids.cpu()).float()
-        # at lag 0 the policy that collected the batch is the published one, and its outputs are at hand
-        reference = batch["action_logits"]
-        if lagged and self.fixpo.reference == "previous":
-            reference = self._published_parameters(batch["rnn_states"], done_or_invalid)
+            ends = samples["dones"].bool() | ~valids
+            sequences = Sequences(ends.cpu().numpy(), self.cfg.recurrence, self.device)
+        batch = Batch(
+            samples=samples,
+            raw_obs=self._raw_obs,
+            obs=channels_last(obs) if self.candidate.fast_images else obs,
+            valids=valids,
+            sequences=sequences,
+            behaviour=samples["action_logits"],
+            task_ids=task_ids,
+            beta_ids=task_ids if self.fixpo.beta_scope == "per_task" else None,
+            recurrence=self.cfg.recurrence,
+            lag=(mean, low, high),
+        )
         valid_fraction = (experience_size - num_invalids) / experience_size
-        return Update(
-            batch=batch,
-            ref_logits=reference,
-            mask=valids.clone(),
-            done_or_invalid=done_or_invalid,
+        progress = Progress(
+            timer=self._timer,
             # as sample-factory: a batch of which little is valid gives a noisy gradient
             learning_rate=self.curr_lr * valid_fraction,
             valid_fraction=valid_fraction,
-            lag=(mean, low, high),
-            lagged=lagged,
-            timer=self._timer,
             bad=torch.zeros((), dtype=torch.bool, device=self.device),
             kl_max_primary=torch.zeros((), device=self.device),
             trace=[] if self.updates in self._traced else None,
-            per_task=self._per_task,
-            host_reads=2,  # the number of invalid samples (sample-factory's), the lag
+            host_reads=3 + self.cfg.use_rnn,  # whether all is valid (twice: sample-factory counts again), the lag, the ends
         )
+        return batch, progress
 
-    # -- primary phase --------------------------------------------------------------------------------------------------------
+    def _bind(self, batch: Batch) -> None:
+        """What each state is bound to: the behaviour's parameters, or the previous policy's (algorithm.md, the guarantee)."""
+        if not batch.lagged:
+            return  # the policy that collected the batch is the published one, and its outputs are at hand
+        published = self.gate.published
+        if published.known_normalizer and not published.has_statistics:
+            obs = batch.obs
+        else:
+            obs = published.observe(batch.raw_obs)
+        previous = batch.parameters(published, obs, self.cfg.batch_size)
+        stale = None
+        if self.fixpo.reference == "behaviour":
+            # a number that is none is not within the bound either
+            stale = ~(self.divergence.per_state(previous, batch.behaviour) <= self.fixpo.limit)
+        batch.bind_to_previous(previous, stale)
 
-    def _primary_phase(self, update: Update, minibatches: Sequence, num_invalids: int) -> None:
+    # -- one update: Algorithm 1 ----------------------------------------------------------------------------------------------
+
+    def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
+        batch, progress = self._begin(gpu_buffer, experience_size, num_invalids)
+        self.divergence = Divergence(
+            action_spec(self.env_info.action_space), self.fixpo.kl_direction, self.fixpo.kl_stat, self.multiplier.beta.numel()
+        )
+        self.improvement.configure(self.fixpo, self.divergence, self.exploration_loss_func)
+        self._test_itself(batch)
+        with self._timer.phase("reference"):
+            self._bind(batch)
+        self.verifier.begin(batch, progress, self.divergence, self.fixpo.limit, fixup_minibatch(self.cfg))
+        if self.candidate.has_statistics:
+            with self._timer.phase("statistics"):
+                aim = self.fixpo.limit / self.fixpo.c_beta
+                admit(self.candidate, self.gate.published, batch, progress, self.divergence, aim)
+
+        result = FixupResult()
+        for progress.epoch in range(self.cfg.num_epochs):
+            with self._timer.phase("primary"):
+                self._primary_phase(batch, progress, num_invalids)
+            if self.fixpo.fixup == "every_epoch" or progress.epoch == self.cfg.num_epochs - 1:
+                result = self.improvement.fixup(progress, batch, self.verifier)
+                if not result.finite:
+                    break
+        verified = self._verify(result, progress)
+        audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
+        before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
+        with self._timer.phase("publish"):
+            # every update gets a version of its own, also one that found no minibatch to step on
+            self.train_step += progress.primary_steps == 0
+            self.gate.publish(verified, self.train_step)
+        self.updates += 1
+        self._update = batch, progress
+        reporting.write_trace(self, progress, before[0])
+        if audited:
+            reporting.write_audit(self, batch, self._recorded_obs, *before)
+        return self._train_stats(batch, progress)
+
+    def _test_itself(self, batch: Batch) -> None:
+        """At the first update after a start or a resume (`self_test`).
+
+        Raises:
+            GuaranteeError: the learner's forward pass is not the function that actors run.
+        """
+        if self._agreed:
+            return
+        with self._timer.phase("self_test"):
+            self._agreed = actors_agree(self.gate.published, batch, self.gate.version, self.cfg.batch_size)
+            training_is_the_same_function(self.candidate, batch)
+            reached = parameters_of_the_policy(self.candidate, batch)
+            self.improvement.policy_parameters = reached
+            ids = {id(parameter) for parameter in reached}
+            named = self.candidate.model.named_parameters(remove_duplicate=False)
+            self._critics = [name for name, parameter in named if id(parameter) not in ids]
+            self._critics += [n for n, _ in self.candidate.model.named_buffers() if n.startswith("returns_normalizer.")]
+
+    def _primary_phase(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+        """One step on every minibatch in which there is enough to learn from."""
+        parts = batch.parts(self.cfg.batch_size, self.cfg.shuffle_minibatches)
         if num_invalids > 0:
             # the spread of the advantages, by which they are normalised, takes two samples
-            enough = [count >= 2 for count in update.valid_counts(minibatches)]
-            update.skipped_minibatches += enough.count(False)
-            minibatches = [indices for indices, use in zip(minibatches, enough, strict=True) if use]
-        kls = [self._primary_step(update, indices, num_invalids) for indices in minibatches]
+            counts = torch.stack([batch.valids[batch.indices(part)].sum() for part in parts]).tolist()
+            progress.host_reads += 1
+            progress.skipped_minibatches += sum(count < 2 for count in counts)
+            parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
+        kls = []
+        for part in parts:
+            kls.append(self.improvement.primary_step(progress, batch, part, num_invalids))
+            self._after_optimizer_step()
+            if self.lr_scheduler.invoke_after_each_minibatch():
+                self._schedule_lr(progress, kls[-1:])
         if self.lr_scheduler.invoke_after_each_epoch() and kls:
-            self._schedule_lr(update, kls)
+            self._schedule_lr(progress, kls)
 
-    def _primary_step(self, update: Update, indices, num_invalids: int) -> Tensor:
-        """One step on L_theta, then one on L_beta with the divergence of before; returns the mean divergence."""
-        minibatch = AttrDict(self._get_minibatch(update.loss_view, indices))
-        self.kl_loss_func = partial(self._kl_losses, minibatch)
-        distribution, policy, exploration, kl, penalty, value, summaries = self._calculate_losses(minibatch, num_invalids)
-        loss = policy + exploration + penalty + value
-        grad_norm = self._optimizer_step(update, loss, update.learning_rate)
-        statistic, present = self._statistic(kl, minibatch.kl_mask, minibatch)
-        self.multiplier.step(statistic, present, self.fixpo.eps_kl, self.fixpo.c_beta)
-
-        kl_mean = masked_mean(kl.detach(), minibatch.kl_mask)
-        update.primary_steps += 1
-        update.kl_max_primary = torch.maximum(update.kl_max_primary, statistic.max())
-        update.last_losses = {
-            "loss": loss.detach(),
-            "policy_loss": policy.detach(),
-            "exploration_loss": exploration,
-            "kl_loss": penalty.detach(),
-            "value_loss": value.detach(),
-            "grad_norm": grad_norm,
-            "entropy": distribution.entropy().detach(),
-            "value": summaries["values"].detach(),
-            "adv_std": summaries["adv_std"],
-            "kl_divergence": kl_mean,
-            "ratio": summaries["ratio"].detach(),
-            "actual_lr": update.learning_rate,
-        }
-        self._trace(update, "primary", statistic)
-        self._after_optimizer_step()
-        if self.lr_scheduler.invoke_after_each_minibatch():
-            self._schedule_lr(update, [kl_mean])
-        return kl_mean
-
-    def _schedule_lr(self, update: Update, kls: list[Tensor]) -> None:
+    def _schedule_lr(self, progress: Progress, kls: list[Tensor]) -> None:
         """The learning rate of the next step; only a scheduler that looks at the divergences makes the host read them."""
         recent = []
         if isinstance(self.lr_scheduler, KlAdaptiveScheduler):
-            update.host_reads += 1
+            progress.host_reads += 1
             recent = torch.stack(kls).tolist()
         self.curr_lr = self.lr_scheduler.update(self.curr_lr, recent)
-        update.learning_rate = self.curr_lr * update.valid_fraction
+        progress.learning_rate = self.curr_lr * progress.valid_fraction
 
-    def _get_minibatches(self, batch_size: int, experience_size: int) -> list:
-        """As sample-factory's, with the same random numbers, but in one array operation (there: 13 % of an update of MuJoCo)."""
-        if self.cfg.num_batches_per_epoch == 1 or not self.cfg.shuffle_minibatches:
-            return super()._get_minibatches(batch_size, experience_size)
-        recurrence = self.cfg.recurrence
-        starts = np.random.permutation(np.arange(0, experience_size, recurrence))
-        indices = torch.from_numpy((starts[:, None] + np.arange(recurrence)).reshape(-1, batch_size))
-        return list(indices if self.device.type == "cpu" else indices.to(self.device))
+    def _verify(self, result: FixupResult, progress: Progress) -> Verified:
+        """The final check, or the way back; the candidate ends where what is published does.
 
-    @staticmethod
-    def _policy_loss(ratio, adv, clip_ratio_low, clip_ratio_high, valids, num_invalids: int):
-        return policy_loss(ratio, adv, valids)
+        Raises:
+            GuaranteeError: theta' itself is outside its bound.
+            RuntimeError: too many updates in a row held a number that is none.
+        """
+        if not result.finite:
+            return self._roll_back(progress)
+        verified = self.verifier.without_bound() if self.fixpo.fixup == "off" else self.verifier.verify()
+        if verified is None:
+            with self._timer.phase("back"):
+                verified = self.verifier.go_back(self.candidate, self._critics)
+                if verified is None:
+                    return self._roll_back(progress)
+                self.candidate.state.copy_(self.verifier.staged.state)
+                self.improvement.drop_first_moments()
+        self.rollbacks_in_row = 0
+        return verified
 
-    def _kl_losses(self, minibatch: AttrDict, action_space, action_logits, action_distribution, valids, num_invalids):
-        """In sample-factory's form: the divergence per state [B] and its loss beta * L_KL."""
-        kl = self._kl(distribution_parameters(action_distribution), action_logits)
-        return kl, kl_penalty(kl, minibatch.kl_mask, self.multiplier.beta, minibatch.get("task_id"))
+    def _roll_back(self, progress: Progress) -> Verified:
+        """A number was not finite: back to theta', its statistics included.
 
-    # -- what is written ------------------------------------------------------------------------------------------------------
+        Raises:
+            RuntimeError: too many updates in a row ended so.
+        """
+        verified = self.verifier.unchanged()
+        self.candidate.state.copy_(self.verifier.staged.state)
+        moments = [m for state in self.optimizer.state.values() for m in (state["exp_avg"], state["exp_avg_sq"])]
+        if not all(m.isfinite().all() for m in moments):
+            self.optimizer.state.clear()
+        progress.rolled_back = True
+        progress.bad = torch.zeros_like(progress.bad)
+        self.rollbacks_in_row += 1
+        log.warning("Policy %d: a KL, loss or gradient was not finite; update undone", self.policy_id)
+        if self.rollbacks_in_row >= self.fixpo.max_rollbacks:
+            raise RuntimeError(
+                f"{self.rollbacks_in_row} updates in a row had a KL, loss or gradient that is not finite and were undone "
+                f"(--max_rollbacks={self.fixpo.max_rollbacks}). Look for rewards or observations that are not finite; else lower "
+                f"--learning_rate={self.cfg.learning_rate} or --reward_scale={self.cfg.reward_scale}, or set --max_grad_norm."
+            )
+        return verified
 
-    def _record(self, update: Update) -> UpdateRecord:
-        """The row of the update log; one read for everything the device knows."""
-        mask, valids = update.mask, update.batch["valids"]
-        kl = torch.cat([update.kl_of[start] for start in sorted(update.kl_of)])
-        kl_max = torch.where(mask, kl, 0.0).max()
-        numbers = [torch.stack([kl_max, masked_mean(kl, mask), update.kl_max_primary, update.stale.sum() / valids.sum()])]
-        numbers.append(self.multiplier.beta)
-        if self.num_tasks > 1:
-            numbers.append(task_figures(kl, mask, valids, update.batch[TASK_ID], self.num_tasks).flatten())
-        read = torch.cat(numbers).tolist()
-        (kl_max, kl_mean, kl_max_primary, stale_fraction), read = read[:4], read[4:]
-        beta, figures = read[: len(self.multiplier.beta)], read[len(self.multiplier.beta) :]
-        return UpdateRecord(
-            policy_id=self.policy_id,
-            policy_version=self.gate.version,
-            env_steps=self.env_steps,
-            eps_kl=self.fixpo.eps_kl,
-            kl_max=kl_max,
-            kl_mean=kl_mean,
-            kl_max_primary=kl_max_primary,
-            beta=beta if self._per_task else beta[0],
-            primary_steps=update.primary_steps,
-            fixup_steps=update.fixup_steps,
-            check_passes=update.check_passes,
-            backtracks=int(update.backtrack_scale < 1.0),
-            backtrack_scale=update.backtrack_scale,
-            rolled_back=update.rolled_back,
-            statistics_scale=update.statistics_scale,
-            lr_halvings=update.lr_halvings,
-            stale_fraction=stale_fraction,
-            valid_fraction=update.valid_fraction,
-            skipped_minibatches=update.skipped_minibatches,
-            lag_mean=update.lag[0],
-            host_reads=update.host_reads + 1,
-            seconds={phase: round(seconds, 6) for phase, seconds in update.timer.seconds().items()},
-            tasks=task_rows(task_names(self.cfg), figures, beta, self.task_returns) if figures else {},
-        )
-
-    def _write_trace(self, update: Update, started_from: int) -> None:
-        if not update.trace:
-            return
-        numbers = torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in update.trace]).tolist()
-        for (epoch, phase, _, _), (statistic, beta) in zip(update.trace, numbers, strict=True):
-            row = {"policy_id": self.policy_id, "policy_version": started_from, "epoch": epoch, "phase": phase}
-            row |= {"kl_max": statistic, "beta": beta, "eps_kl": self.fixpo.eps_kl, "c_beta": self.fixpo.c_beta}
-            append_row(join(self._folder, TRACE_LOG), row)
-
-    def _write_audit(self, update: Update) -> None:
-        """What is needed to check the guarantee without this project's code (architecture.md, 'The update log')."""
-        if not self.fixpo.audit_every or self.updates % self.fixpo.audit_every:
-            return
-        batch = update.batch
-        dump = {key: batch[key].cpu() for key in ("rnn_states", "dones", "valids", "action_logits", "task_id") if key in batch}
-        dump.update(
-            normalized_obs={key: x.cpu() for key, x in batch["normalized_obs"].items()},
-            stale=update.stale.cpu(),
-            ref_logits=update.ref_logits.cpu(),
-            state_dict={name: tensor.cpu() for name, tensor in self.gate.published.state_dict().items()},
-            policy_version=self.gate.version,
-            action_spec=[list(part) for part in self.spec],
-            **{key: getattr(self.fixpo, key) for key in ("eps_kl", "kl_direction", "kl_stat")},
-        )
-        folder = Path(self._folder) / "audit"
-        folder.mkdir(exist_ok=True)
-        name = f"{self.gate.version}.pt" if self.cfg.num_policies == 1 else f"p{self.policy_id}_{self.gate.version}.pt"
-        checkpoints.save_atomically(dump, folder / name)
-
-    def _train_stats(self, update: Update) -> AttrDict | None:
+    def _train_stats(self, batch: Batch, progress: Progress) -> AttrDict | None:
         """The `train/` scalars, as often as sample-factory writes its own."""
-        if not update.last_losses or not self._should_save_summaries():
+        if not progress.last_losses or not self._should_save_summaries():
             return None
         self.last_summary_time = time.time()
-        mean, low, high = update.lag
-        stats = AttrDict(lr=self.curr_lr, version_diff_avg=mean, version_diff_min=low, version_diff_max=high)
-        stats.valids_fraction = update.valid_fraction
-        stats.update({key: x.float().mean() if isinstance(x, Tensor) else x for key, x in update.last_losses.items()})
-        stats.update(self.actor_critic.summaries())
-        return AttrDict({key: x.item() if isinstance(x, Tensor) else x for key, x in stats.items()})
+        return reporting.train_scalars(self, batch, progress)
 
     # -- checkpoints and populations ------------------------------------------------------------------------------------------
 
     def _get_checkpoint_dict(self) -> dict[str, Any]:
+        """The published state, and what the next update needs beside it."""
         state = super()._get_checkpoint_dict()
+        state["model"] = self.gate.published.model.state_dict()
         state[FIXPO_STATE] = {
             "multiplier": self.multiplier.state_dict(),
             "updates": self.updates,
@@ -375,14 +376,14 @@ class FixPOLearner(ConstrainedLearner):
         checkpoints.set_rng_state(state["rng"])
 
     def _maybe_load_policy(self) -> None:
-        """PBT: replaces this policy by another one's checkpoint, whose own update had passed its check."""
+        """PBT: replaces this policy by another one's published state."""
         if self.policy_to_load is None:
             return
         self.load_from_checkpoint(self.policy_to_load, load_progress=False)
-        self._use_fast_kernels()
+        self._use_fused_adam()
         # as sample-factory: what the replaced policy has collected becomes too old to train on
         self.train_step += self.cfg.max_policy_lag + 1
-        self.gate.publish(self.actor_critic, self.train_step)
+        self.gate.publish(self.verifier.restore(self.candidate), self.train_step)
         self.policy_to_load = None
 
     def _maybe_update_cfg(self) -> None:

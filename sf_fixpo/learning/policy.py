@@ -1,138 +1,155 @@
-"""sample-factory's networks as this learner needs them.
+"""A policy as actors run it: the one forward pass that check, reference, admission and self-test call, for every network.
 
-Packed sequences for separate weights, the actor without its critic, DMLab's instructions on the learner's device.
+Shapes: N samples (trajectories of `recurrence` steps one after the other), A action parameters, S size of the recurrent state.
 """
 
 from __future__ import annotations
 
-from copy import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from gymnasium import spaces
-from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
-from sample_factory.algo.utils.action_distributions import TupleActionDistribution
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
-from sample_factory.model.encoder import default_make_encoder_func
-from sample_factory.model.model_factory import ModelFactory
-from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
-from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
+from sample_factory.utils.normalize import ObservationNormalizer
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 
-from sf_fixpo.algorithm.trust_region import ActionSpec
-from sf_fixpo.learning.encoder import make_dmlab_encoder
+from sf_fixpo.learning.networks import PackedSeparateWeights, channels_last, takes_channels_last
+from sf_fixpo.learning.sequences import Packing
+from sf_fixpo.learning.state import FlatState
 
-TASK_ID = "task_id"  # observation that says which task a sample is of: for the learner's books, never for the network
+# Whose actor can be evaluated without the critic beside it: exactly these, a subclass may do anything.
+_SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
 
 
-class PackedSeparateWeights(ActorCriticSeparateWeights):
-    """Separate actor and critic whose recurrent cores also take packed sequences.
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 proper inside: TF32 and bf16 products err by more than the part of the bound that is kept free for rounding.
 
-    sample-factory 2.1.1 chunks the cores' input along its features, which a PackedSequence does not offer, so that training a
-    recurrent policy with separate weights fails there.
+    By torch's settings of each operation: reading the older ones raises where a user has set the newer. Settings are of the
+    process; they are left alone where they ask for nothing less than float32 already.
     """
+    backends = torch.backends
+    leaves = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]  # type: ignore[attr-defined]
+    leaves += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]  # type: ignore[attr-defined]
+    before = [leaf.fp32_precision for leaf in leaves]
+    reduced = [(leaf, kind) for leaf, kind in zip(leaves, before, strict=True) if kind not in ("ieee", "none")]
+    for leaf, _ in reduced:
+        leaf.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for leaf, kind in reduced:
+            leaf.fp32_precision = kind
 
-    def _core_rnn(self, head_output, rnn_states):
-        if not isinstance(head_output, PackedSequence):
-            return super()._core_rnn(head_output, rnn_states)
-        parts = head_output.data.chunk(len(self.cores), dim=1)
-        states = rnn_states.chunk(len(self.cores), dim=1)
-        outputs = [
-            core(head_output._replace(data=part), state) for core, part, state in zip(self.cores, parts, states, strict=True)
-        ]
-        data = torch.cat([sequence.data for sequence, _ in outputs], dim=1)
-        return head_output._replace(data=data), torch.cat([state for _, state in outputs], dim=1)
 
-
-def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:
-    """sample-factory's actor-critic, with `PackedSeparateWeights` for separate weights and our encoder for DMLab's instructions.
-
-    A core, decoder or encoder that the user has registered is taken as it is.
+def forward(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> TensorDict:
+    """The three parts of sample-factory's forward pass over whole trajectories, as its learner calls them.
 
     Args:
-        cfg: sample-factory's configuration.
-        obs_space: observations, a Dict; the network has no weights and no statistics for the key `task_id`.
-        action_space: what `action_spec` takes.
-    """
-    kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else PackedSeparateWeights
-    seen = network_obs_space(obs_space)
-    return kind(_model_factory(seen), seen, action_space, cfg)
-
-
-def network_obs_space(obs_space: ObsSpace) -> ObsSpace:
-    """The observations that the network sees: all but the task's number."""
-    if TASK_ID not in obs_space.spaces:
-        return obs_space
-    return spaces.Dict([(key, space) for key, space in obs_space.spaces.items() if key != TASK_ID])
-
-
-def _model_factory(obs_space: ObsSpace) -> ModelFactory:
-    """The registered parts; where the encoder is sample-factory's default and there are instructions, ours."""
-    from sample_factory.algo.utils.context import global_model_factory
-
-    factory = global_model_factory()
-    if DMLAB_INSTRUCTIONS in obs_space.spaces and factory.make_model_encoder_func is default_make_encoder_func:
-        factory = copy(factory)
-        factory.make_model_encoder_func = make_dmlab_encoder
-    return factory
-
-
-def channels_last(obs: TensorDict) -> TensorDict:
-    """Observations with images [N, C, H, W] laid out channels-last in memory; everything else as it is."""
-    return TensorDict({k: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for k, x in obs.items()})
-
-
-def action_spec(action_space: ActionSpace) -> ActionSpec:
-    """What the action parameters of a space are, in order.
-
-    Raises:
-        ValueError: sample-factory has no distribution for the space.
-    """
-    if isinstance(action_space, spaces.Discrete):
-        return [("categorical", int(action_space.n))]
-    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
-        return [("gaussian", int(action_space.shape[0]))]
-    if isinstance(action_space, spaces.Tuple):
-        return [part for space in action_space for part in action_spec(space)]
-    raise ValueError(f"action space {action_space} is not supported: Discrete, one-dimensional Box, or Tuple of these")
-
-
-def distribution_parameters(distribution) -> Tensor:
-    """[B, A] parameters that a sample-factory action distribution was made from, with their gradient."""
-    if isinstance(distribution, TupleActionDistribution):
-        return torch.cat([distribution_parameters(d) for d in distribution.distributions], dim=-1)
-    if hasattr(distribution, "raw_logits"):
-        return distribution.raw_logits
-    return torch.cat([distribution.means, distribution.log_std], dim=-1)
-
-
-def action_parameters(
-    model: ActorCritic, normalized_obs: dict[str, Tensor], rnn_states: Tensor, done_or_invalid: Tensor, recurrence: int
-) -> Tensor:
-    """Action parameters of a batch of trajectories, without the value head (and without the critic where it is apart).
-
-    Args:
-        model: the policy.
-        normalized_obs: [B, ...] each, trajectories of `recurrence` steps one after the other.
-        rnn_states: [B, S] states recorded before each step.
-        done_or_invalid: [B] float on the CPU, 1 where nothing may flow on to the next step.
-        recurrence: steps of backpropagation through time.
+        model: in whatever mode it is.
+        obs: normalised observations, [n, ...] each.
+        rnn_states: [n, S] recorded before each step.
+        packing: of the n samples; None for a policy without memory, whose core gets each sample's own state.
 
     Returns:
-        [B, A]
+        `action_logits` [n, A] and `values` [n], with gradient where it is enabled.
     """
-    if isinstance(model, ActorCriticSeparateWeights):
-        encoder, core, decoder = model.actor_encoder, model.actor_core, model.actor_decoder
-        rnn_states = rnn_states.chunk(len(model.cores), dim=1)[0]
+    x = model.forward_head(obs)
+    if packing is None:
+        x, _ = model.forward_core(x, rnn_states)
     else:
-        encoder, core, decoder = model.forward_head, model.forward_core, getattr(model, "decoder", None)
-    x = encoder(normalized_obs)
-    if model.cfg.use_rnn:
-        sequence, first_states, restore_order = build_rnn_inputs(x, done_or_invalid, rnn_states, recurrence)
-        sequence, _ = core(sequence, first_states)
-        x = build_core_out_from_seq(sequence, restore_order)
-    if decoder is None:  # a user's own actor-critic: only its public surface is known
-        return model.forward_tail(x, values_only=False, sample_actions=False)["action_logits"]
-    parameters, _ = model.action_parameterization(decoder(x))
-    return parameters
+        sequences, first = packing.pack(x, rnn_states)
+        sequences, _ = model.forward_core(sequences, first)
+        x = packing.unpack(sequences)
+    return model.forward_tail(x, values_only=False, sample_actions=False)
+
+
+def action_parameters(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> Tensor:
+    """`forward`'s action parameters [n, A], without the critic where the class is known to have one apart."""
+    if type(model) not in _SEPARATE:
+        return forward(model, obs, rnn_states, packing)["action_logits"]
+    x = model.actor_encoder(obs)
+    if packing is not None:
+        sequences, first = packing.pack(x, rnn_states.chunk(len(model.cores), dim=1)[0])
+        sequences, _ = model.actor_core(sequences, first)
+        x = packing.unpack(sequences)
+    return model.action_parameterization(model.actor_decoder(x))[0]
+
+
+class Policy:
+    """A network, its state as one piece of memory, and the observations as it sees them.
+
+    Attributes:
+        model: the network; in eval mode but for training steps.
+        state: its weights, buffers and statistics.
+        fast_images: whether it gets images channels-last.
+    """
+
+    def __init__(self, model: ActorCritic, *, shared: bool = False):
+        """Takes over a network, whose tensors move into flat memory.
+
+        Args:
+            model: as sample-factory's factory makes it.
+            shared: whether other processes get to see its state.
+        """
+        self.model = model
+        self.fast_images = takes_channels_last(model)
+        if self.fast_images:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.state = FlatState(model, shared=shared)
+
+    @classmethod
+    def like(cls, other: Policy, make_model: Callable[[], ActorCritic], *, shared: bool = False) -> Policy:
+        """Another policy with the same network and state, for inference: no gradients, eval mode.
+
+        Args:
+            other: whose state and device it takes.
+            make_model: makes the network as actors make theirs; the random numbers that this draws are given back.
+            shared: whether other processes get to see its state.
+        """
+        with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+            model = make_model()
+        model.model_to_device(next(other.model.parameters()).device)
+        policy = cls(model.requires_grad_(False).eval(), shared=shared)
+        policy.state.copy_(other.state)
+        return policy
+
+    @property
+    def known_normalizer(self) -> bool:
+        """Whether observations are normalised by sample-factory's own code, by nothing but scale and running statistics."""
+        model = self.model
+        plain = getattr(type(model), "normalize_obs", None) is ActorCritic.normalize_obs
+        return plain and type(model.obs_normalizer) is ObservationNormalizer
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the normaliser has running statistics."""
+        return getattr(self.model.obs_normalizer, "running_mean_std", None) is not None
+
+    @torch.no_grad()
+    def observe(self, raw: dict[str, Tensor]) -> TensorDict:
+        """Observations [n, ...] as an actor's network gets them; this policy's statistics stay as they are."""
+        training = self.model.training
+        self.model.eval()
+        obs = prepare_and_normalize_obs(self.model, TensorDict(raw))
+        self.model.train(training)
+        return channels_last(obs) if self.fast_images else TensorDict(obs)
+
+    @torch.no_grad()
+    def action_parameters(self, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> Tensor:
+        """[n, A]: what an actor with this state would act by, in eval mode and full float32.
+
+        Args:
+            obs: as `observe` returns them.
+            rnn_states: [n, S] recorded before each step.
+            packing: of the samples; None for a policy without memory.
+        """
+        training = self.model.training
+        self.model.eval()
+        with full_precision():
+            parameters = action_parameters(self.model, obs, rnn_states, packing)
+        if training:
+            self.model.train()
+        return parameters

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from sf_fixpo.algorithm.trust_region import kl_statistic
-from sf_fixpo.learning.policy import TASK_ID
+from sf_fixpo.learning.networks import TASK_ID
 
 
 def task_count(obs_space: spaces.Space) -> int:

@@ -148,7 +148,7 @@ class PolicyAgent:
         from sample_factory.model.model_utils import get_rnn_size
 
         from sf_fixpo.learning import checkpoints
-        from sf_fixpo.learning.policy import action_spec, make_actor_critic
+        from sf_fixpo.learning.networks import action_spec, make_actor_critic
 
         self._network = make_actor_critic(cfg, slots.observation_space, slots.action_space)
         self._network.load_state_dict(checkpoints.load(checkpoint)["model"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 UPDATE_LOG = "updates.jsonl"
 TRACE_LOG = "trace.jsonl"
+FIXPO_STATS = "fixpo"  # key of the update record in the learner's messages to the runner
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class UpdateRecord:
         policy_version: version under which the result was published.
         env_steps: environment steps (frames) this policy had consumed when the update ended.
         eps_kl: the bound in force.
-        kl_max: largest KL over the valid, non-stale states of the batch.
-        kl_mean: mean KL over the same states.
+        kl_max: largest KL to the reference, over the valid states of the batch that are bound to it.
+        kl_max_stale: largest KL to the previous policy, over the stale states, which are bound to that; None without any.
+        kl_mean: mean KL over the states of `kl_max`.
         kl_max_primary: largest KL seen by a primary step.
         beta: the multiplier after the update, or one per task.
         primary_steps: gradient steps of the primary phase.
@@ -40,12 +42,14 @@ class UpdateRecord:
         statistics_scale: how far towards the batch's statistics the observation normaliser was let go before the update: 1 all
             the way, less where that alone would have moved the policy too far.
         lr_halvings: how often the fixup phase halved its learning rate on a plateau.
-        stale_fraction: share of the valid states whose bound the previous policy already broke (`--reference=behaviour`).
+        stale_fraction: share of the valid states at which the previous policy itself was further than eps_kl from the behaviour
+            policy (`--reference=behaviour`); they are bound to the previous policy.
         valid_fraction: share of the batch that could be trained on.
         skipped_minibatches: minibatches without enough valid samples to take a step on.
         lag_mean: mean age of the valid samples, in policy versions.
         host_reads: times the host waited for a number of the device.
-        seconds: time per phase: `prepare`, `reference`, `statistics`, `primary`, `check`, `fixup`, `publish`.
+        seconds: time per phase: `prepare`, `self_test` (first update), `reference`, `statistics`,
+            `primary`, `check`, `fixup`, `back`, `publish`.
         tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
             `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
     """
@@ -55,6 +59,7 @@ class UpdateRecord:
     env_steps: int
     eps_kl: float
     kl_max: float
+    kl_max_stale: float | None
     kl_mean: float
     kl_max_primary: float
     beta: float | list[float]
@@ -76,8 +81,8 @@ class UpdateRecord:
 
     @property
     def kl_max_rel(self) -> float:
-        """kl_max over eps_kl: above 1 would be a broken guarantee."""
-        return self.kl_max / self.eps_kl
+        """The larger of kl_max and kl_max_stale over eps_kl: above 1 would be a broken guarantee."""
+        return max(self.kl_max, self.kl_max_stale or 0.0) / self.eps_kl
 
     def to_row(self) -> dict:
         """The row of the update log; `tasks` is there in runs on several only."""
@@ -94,7 +99,7 @@ class UpdateRecord:
         seconds = row.pop("seconds")
         beta = row.pop("beta")
         tasks = row.pop("tasks", {})
-        scalars = {key: float(value) for key, value in row.items()}
+        scalars = {key: float(value) for key, value in row.items() if value is not None}
         scalars["kl_max_rel"] = self.kl_max_rel
         if not isinstance(beta, list):
             scalars["beta"] = beta

@@ -15,8 +15,7 @@ from rich.table import Table
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.utils.utils import experiment_dir
 
-from sf_fixpo.learning.learner import FIXPO_STATS
-from sf_fixpo.records.update_log import UPDATE_LOG, UpdateRecord, latest_rows
+from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, latest_rows
 
 _PLAIN_LINE_SECONDS = 10.0
 _SCALAR_SECONDS = 2.0

@@ -28,9 +28,7 @@ from signal_slot.signal_slot import EventLoopProcess, Timer
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
-from sf_fixpo.learning.checkpointing import CheckpointingLearner
-from sf_fixpo.learning.learner import FIXPO_STATE
-from sf_fixpo.learning.policy import action_spec, make_actor_critic
+from sf_fixpo.learning.networks import action_spec, make_actor_critic
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
@@ -259,28 +257,31 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
         CheckpointError: there are checkpoints and none can be read.
     """
     found = []
-    expected = None
+    network = None
+    fixpo = cfg.algo == "FIXPO"
+    betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
     for policy_id in range(cfg.num_policies):
         prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
         folder = f"{experiment_dir(cfg, mkdir=False)}/checkpoint_p{policy_id}"
-        state = checkpoints.load_newest(CheckpointingLearner.get_checkpoints(folder, f"{prefix}_*"))
+        state = checkpoints.load_newest(folder, f"{prefix}_*.pth")
         if state is None:
             continue
-        if expected is None:
-            expected = create_actor_critic(cfg, env_info.obs_space, env_info.action_space).state_dict()
-        beta = state.get(FIXPO_STATE, {}).get("multiplier", {}).get("beta")
-        betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
-        if beta is not None and len(beta) != betas and cfg.algo == "FIXPO":
+        network = network or create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
+        saved = checkpoints.saved_betas(state)
+        if fixpo and saved not in (None, betas):
             found.append(
-                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {len(beta)} beta(s), this run "
+                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {saved} beta(s), this run "
                 f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
             )
-        differences = checkpoints.architecture_faults(expected, state["model"])
-        if differences:
+        elif differences := checkpoints.state_faults(network.state_dict(), state["model"], "model"):
             found.append(
                 f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
                 "the network flags it was made with, another --experiment, or --restart_behavior=restart"
             )
+        else:
+            parameters = list(network.parameters())
+            faults = checkpoints.checkpoint_faults(state, network.state_dict(), parameters, betas if fixpo else None)
+            found += [f"--experiment={cfg.experiment}: its checkpoint is damaged: {fault}" for fault in faults]
     return found
 
 

@@ -54,7 +54,7 @@ def test_divergence_is_sample_factorys(name):
     import gymnasium as gym
     from sample_factory.algo.utils.action_distributions import get_action_distribution
 
-    from sf_fixpo.learning.policy import action_spec
+    from sf_fixpo.learning.networks import action_spec
 
     spaces = {
         "categorical": gym.spaces.Discrete(5),
@@ -122,7 +122,7 @@ class Numbers:
         self.values, self.pull, self.spill, self.taken = list(values), pull, spill, []
 
     def kl(self, ids):
-        return torch.tensor([self.values[i] for i in ids], dtype=torch.float64)
+        return [self.values[i] for i in ids]
 
     def step(self, i):
         self.taken.append(i)
@@ -196,34 +196,43 @@ def test_learning_rate_is_halved_on_a_plateau():
     assert calls == [5]
 
 
-def test_first_violation_may_change_what_counts():
-    numbers, excused = Numbers([4.0, 0.5]), set()
-    result = tr.fixup_phase(
-        range(2),
-        lambda ids: torch.tensor([0.0 if i in excused else numbers.values[i] for i in ids]),
-        numbers.step,
-        limit=1.0,
-        on_violation=lambda: excused.add(0),
-    )
+def test_what_is_done_at_the_first_violation_is_done_once_and_before_any_step():
+    numbers, calls = Numbers([4.0, 0.5]), []
+    result = tr.fixup_phase([0, 1], numbers.kl, numbers.step, limit=1.0, on_violation=lambda: calls.append(list(numbers.taken)))
     assert result.satisfied
-    assert numbers.taken == []
+    assert numbers.taken == [0, 0]
+    assert calls == [[]]
+
+
+def test_nothing_is_done_where_no_step_may_be_taken():
+    numbers, calls = Numbers([4.0]), []
+    result = tr.fixup_phase([0], numbers.kl, numbers.step, limit=1.0, max_steps=0, on_violation=lambda: calls.append(1))
+    assert (result.satisfied, result.finite, result.steps, calls) == (False, True, 0, [])
 
 
 # -- line search --------------------------------------------------------------------------------------------------------------
 
 
-@given(st.floats(0, 1))
+@given(st.floats(0, 1), st.floats(0.1, 0.95))
 @settings(max_examples=100)
-def test_backtrack_ends_at_the_first_half_that_satisfies(boundary):
+def test_backtrack_ends_at_the_first_halving_that_satisfies(boundary, first):
     at = [1.0]
 
     def move_to(alpha):
         at[0] = alpha
 
-    alpha = tr.backtrack(move_to, lambda: at[0] <= boundary, max_halvings=10)
-    assert at[0] == alpha
-    if boundary >= 2.0**-10:
-        assert alpha <= boundary
-        assert alpha == 0.5 or 2 * alpha > boundary
+    alpha = tr.backtrack(move_to, lambda: at[0] <= boundary, first, max_halvings=10)
+    if boundary >= first * 2.0**-10:
+        assert at[0] == alpha <= boundary
+        assert alpha == first or 2 * alpha > boundary
     else:
         assert alpha == 0.0
+        assert at[0] > 0.0, "theta' itself is for the caller to go to"
+
+
+@given(st.floats(0.01, 10), st.floats(0.01, 1))
+def test_the_first_scale_is_right_where_the_divergence_grows_as_the_square(curvature, limit):
+    statistic = limit * (1.0 + curvature)
+    alpha = tr.first_scale(statistic, limit)
+    assert 0 < alpha < 1
+    assert statistic * alpha**2 == pytest.approx(0.95**2 * limit)

@@ -19,7 +19,7 @@ from sample_factory.algo.utils.model_sharing import ParameterClientAsync
 import sf_fixpo.running.runner
 from sf_fixpo import train
 from sf_fixpo.learning.learner import FixPOLearner
-from sf_fixpo.learning.publication import PublicationGate, copy_state
+from sf_fixpo.learning.publication import PublicationGate
 from sf_fixpo.records.update_log import append_row
 from sf_fixpo.running.supervision import RunContext
 
@@ -63,9 +63,13 @@ class RecordingContext(RunContext):
     def install(self) -> None:
         """Wraps the methods by which weights leave the learner and reach a policy worker."""
         self._seen_updates = 0
-        wrapped(PublicationGate, "__init__", lambda gate, *_: self.write("published", gate.published, gate.version))
-        # what the learner has vouched for: its own weights, not what others make of the shared ones
-        wrapped(PublicationGate, "publish", lambda gate, model, version: self.write("published", model, version))
+        wrapped(PublicationGate, "__init__", lambda gate, *_: self.write("published", gate.published.model, gate.version))
+        # what the verifier has vouched for: its own weights, not what others make of the shared ones
+        wrapped(
+            PublicationGate,
+            "publish",
+            lambda gate, verified, version: self.write("published", verified.verifier.staged.model, version),
+        )
         wrapped(ParameterClientAsync, "on_weights_initialized", self.loaded)
         wrapped(ParameterClientAsync, "ensure_weights_updated", self.loaded_again)
         if self.leak:
@@ -81,7 +85,7 @@ class RecordingContext(RunContext):
 
     def share_too_early(self, learner, *_) -> None:
         with learner.param_server.policy_lock:
-            copy_state(learner.actor_critic, learner.gate.published)
+            learner.gate.published.state.copy_(learner.candidate.state)
             learner.policy_versions_tensor[learner.policy_id] = learner.train_step
         time.sleep(_LEAK_SECONDS)
 

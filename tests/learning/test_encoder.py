@@ -22,7 +22,9 @@ from benchmarks.synthetic import fill_policy_outputs, make_batch, make_cfg, make
 from sf_fixpo.audit import audit
 from sf_fixpo.learning import encoder
 from sf_fixpo.learning.encoder import DmlabEncoder, encode_instructions
-from sf_fixpo.learning.policy import TASK_ID, action_parameters, make_actor_critic, network_obs_space
+from sf_fixpo.learning.networks import TASK_ID, make_actor_critic, network_obs_space
+from sf_fixpo.learning.policy import action_parameters
+from sf_fixpo.learning.sequences import Sequences
 
 WORDS = 16
 PIXELS = gym.spaces.Box(0, 255, (3, 36, 48), np.uint8)
@@ -199,10 +201,11 @@ def test_actor_alone_agrees_with_the_whole_network(tmp_path, share, use_rnn):
     network = make_actor_critic(cfg, OBS_SPACE, gym.spaces.Discrete(4)).eval()
     words = BATCHES["every length"][:16]
     obs, states = {"obs": images(16), "INSTR": words}, torch.zeros(16, get_rnn_size(cfg))
-    parameters = action_parameters(network, obs, states, torch.ones(16), cfg.recurrence)
+    packing = Sequences(np.ones(16, dtype=bool), cfg.recurrence, "cpu").part(slice(0, 16)) if use_rnn else None
+    parameters = action_parameters(network, obs, states, packing)
     expected = network(obs, states)["action_logits"]  # every step from a state of zeros
     torch.testing.assert_close(parameters, expected)
-    assert not torch.allclose(parameters, action_parameters(network, {**obs, "INSTR": words * 0}, states, torch.ones(16), 1))
+    assert not torch.allclose(parameters, action_parameters(network, {**obs, "INSTR": words * 0}, states, packing))
 
 
 @pytest.mark.parametrize("kind", ["dmlab", "vector"])

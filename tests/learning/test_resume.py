@@ -69,7 +69,7 @@ def full_state(learner) -> dict:
     """Everything a checkpoint holds (random states, schedule and counters included), and what actors see."""
     return {
         "checkpoint": learner._get_checkpoint_dict(),
-        "published": dict(learner.gate.published.state_dict()),
+        "published": dict(learner.gate.published.model.state_dict()),
         "version": (learner.gate.version, int(learner.policy_versions_tensor[0])),
         "lr": [group["lr"] for group in learner.optimizer.param_groups],
     }

@@ -6,15 +6,17 @@ from importlib.metadata import version
 import pytest
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.learner_worker import LearnerWorker
-from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.utils.context import SampleFactoryContext
-from sample_factory.model.actor_critic import ActorCriticSeparateWeights
+from sample_factory.algo.utils.model_sharing import ParameterServer
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+from sample_factory.algo.utils.shared_buffers import policy_device
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
 
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.learner import FixPOLearner
-from sf_fixpo.learning.policy import PackedSeparateWeights
+from sf_fixpo.learning.networks import PackedSeparateWeights
 from sf_fixpo.learning.worker import FixPOLearnerWorker
 from sf_fixpo.running.runner import FixPOParallelRunner, FixPOSerialRunner
 
@@ -25,19 +27,16 @@ EXPECTED = {
         "train": "self, batch",
         "_prepare_batch": "self, batch",
         "_train": "self, gpu_buffer, batch_size, experience_size, num_invalids",
-        "_calculate_losses": "self, mb, num_invalids",
-        "_policy_loss": "ratio, adv, clip_ratio_low, clip_ratio_high, valids, num_invalids",
-        "_get_minibatches": "self, batch_size, experience_size",
-        "_get_minibatch": "buffer, indices",
+        "_prepare_and_normalize_obs": "self, obs",
+        "_entropy_exploration_loss": "self, action_distribution, valids, num_invalids",
+        "_symmetric_kl_exploration_loss": "self, action_distribution, valids, num_invalids",
         "_after_optimizer_step": "self",
-        "_apply_lr": "self, lr",
         "_should_save_summaries": "self",
         "_get_checkpoint_dict": "self",
         "_load_state": "self, checkpoint_dict, load_progress",
         "_save_impl": "self, name_prefix, name_suffix, keep_checkpoints, verbose",
         "save_milestone": "self",
-        "load_checkpoint": "checkpoints, device",
-        "get_checkpoints": "checkpoints_dir, pattern",
+        "load_from_checkpoint": "self, policy_id, load_progress",
         "_maybe_load_policy": "self",
         "_maybe_update_cfg": "self",
     },
@@ -88,8 +87,14 @@ def test_every_override_is_listed(base):
 
 
 def test_functions_and_names_that_we_reach_for():
-    assert parameters(build_rnn_inputs) == "x, dones_cpu, rnn_states, T"
-    assert parameters(build_core_out_from_seq) == "x_seq, inverted_select_inds"
+    assert parameters(policy_device) == "cfg, policy_id"
+    assert parameters(prepare_and_normalize_obs) == "model, obs"
+    assert [parameters(getattr(ActorCritic, name)) for name in ("forward_head", "forward_core", "forward_tail")] == [
+        "self, normalized_obs_dict",
+        "self, head_output, rnn_states",
+        "self, core_output, values_only, sample_actions",
+    ]
+    assert "_policy_lock" in vars(ParameterServer(0, None, True)), "the worker wraps it"
     assert parameters(sf_runner.obtain_env_info_in_a_separate_process) == "cfg"
     assert parameters(sf_runner.init_wandb) == "cfg"
     assert set(vars(SampleFactoryContext())) == {"env_registry", "model_factory"}

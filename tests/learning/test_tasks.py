@@ -105,8 +105,8 @@ def test_beta_rises_for_the_task_that_moves_and_falls_for_the_one_that_does_not(
     learner = make(tmp_path, beta_scope="per_task", beta_lr=0.05, fixup="off")
     for seed in range(10):
         learner.train(batch_of(learner, seed))
-    statistic, present = learner._statistic(
-        torch.tensor([0.5, 0.0, 0.2]), torch.tensor([True, True, False]), {"task_id": torch.tensor([0, 1, 2])}
+    statistic, present = learner.divergence.statistic(
+        torch.tensor([0.5, 0.0, 0.2]), torch.tensor([True, True, False]), torch.tensor([0, 1, 2])
     )
     assert statistic.tolist() == [0.5, 0.0, 0.0]
     assert present.tolist() == [True, True, False]
@@ -125,7 +125,7 @@ def test_no_published_version_is_over_the_bound_on_any_task(scope, stat, tmp_pat
     write_config(learner)
     for seed in range(60):
         learner.train(batch_of(learner, seed))
-    rows = latest_rows(f"{learner._folder}/{UPDATE_LOG}")
+    rows = latest_rows(f"{learner.folder}/{UPDATE_LOG}")
     assert sum(row["fixup_steps"] for row in rows) > 0
     key = {"max": "kl_max", "mean": "kl_mean"}[stat]
     worst = max(task[key] / row["eps_kl"] for row in rows for task in row["tasks"].values())
@@ -134,7 +134,7 @@ def test_no_published_version_is_over_the_bound_on_any_task(scope, stat, tmp_pat
     if stat == "max":
         assert_bound_holds(learner, rows, audited=60)
     else:
-        assert len(audit(Path(learner._folder), quiet=True)) == 60
+        assert len(audit(Path(learner.folder), quiet=True)) == 60
 
 
 def test_the_task_id_never_reaches_the_network(tmp_path):

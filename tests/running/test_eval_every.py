@@ -20,7 +20,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.synthetic import make_cfg, small_shape, vector_space
-from sf_fixpo.learning.policy import make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.running import eval_during_training
 from sf_fixpo.running.eval_during_training import (
     EVALUATION_LOG,

@@ -1,0 +1,191 @@
+"""Gradient steps on the candidate, and beta's beside them: the primary and the fixup phase of Algorithm 1 on a real network.
+
+Shapes: B samples of a minibatch, A action parameters, T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from sample_factory.utils.attr_dict import AttrDict
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from sf_fixpo.algorithm.config import FixPOConfig
+from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
+from sf_fixpo.algorithm.multiplier import LagrangeMultiplier
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
+from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
+from sf_fixpo.learning.policy import Policy, action_parameters, forward
+from sf_fixpo.learning.verification import Verifier
+
+# sample-factory clamps the likelihood ratio to this range; no part of the paper.
+_RATIO_MIN, _RATIO_MAX = 0.05, 20.0
+
+
+class Improvement:
+    """Steps on L_theta, L_KL and L_beta.
+
+    Attributes:
+        candidate: the policy that is trained; nobody acts by it.
+        optimizer: Adam, of all its parameters.
+        multiplier: beta.
+        divergence: how the distance to the reference is measured.
+        policy_parameters: those that L_KL reaches: what the fixup phase moves.
+    """
+
+    def __init__(self, candidate: Policy, optimizer: torch.optim.Optimizer, multiplier: LagrangeMultiplier, cfg: Any):
+        """Takes the candidate and its optimizer.
+
+        Args:
+            candidate: the policy to train.
+            optimizer: over its parameters.
+            multiplier: beta, on the same device.
+            cfg: sample-factory's settings, which a population changes in place.
+        """
+        self.candidate = candidate
+        self.optimizer = optimizer
+        self.multiplier = multiplier
+        self._cfg = cfg
+        self._parameters = list(candidate.model.parameters())
+        self.policy_parameters: Collection[Tensor] = self._parameters
+
+    def configure(self, fixpo: FixPOConfig, divergence: Divergence, exploration: Callable[..., Any]) -> None:
+        """Takes settings that may have changed since the last update.
+
+        Args:
+            fixpo: the settings of FixPO.
+            divergence: as they say.
+            exploration: sample-factory's loss for exploration, (distribution, valids, number of invalid samples) -> scalar.
+        """
+        self._fixpo, self.divergence, self._exploration = fixpo, divergence, exploration
+
+    def _descend(self, progress: Progress, loss: Tensor, learning_rate: float) -> Tensor:
+        """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
+
+        Returns:
+            The norm of the gradient before clipping.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()
+        if self._cfg.max_grad_norm > 0:
+            norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)
+        else:
+            norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        progress.bad = progress.bad | ~(loss.detach() + norm).isfinite()
+        return norm
+
+    def _step_beta(self, kl: Tensor, minibatch: AttrDict) -> Tensor:
+        """One step on L_beta with the divergence of before theta's step; returns its statistic [T]."""
+        statistic, present = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)
+        self.multiplier.step(statistic, present, self._fixpo.eps_kl, self._fixpo.c_beta)
+        return statistic
+
+    def _targets(self, minibatch: AttrDict, ratio: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets [B]: sample-factory's GAE of the whole batch, or V-trace of this minibatch."""
+        if not self._cfg.with_vtrace:
+            return minibatch.advantages, minibatch.returns
+        cfg, shape = self._cfg, (-1, self._cfg.recurrence)
+        rewards, dones = minibatch.rewards.view(shape), minibatch.dones.float().view(shape)
+        targets, advantages = vtrace(
+            ratio.detach().view(shape), values.detach().view(shape), rewards, dones, cfg.gamma, cfg.vtrace_rho, cfg.vtrace_c
+        )
+        return advantages.view(-1), targets.view(-1)
+
+    def losses(self, minibatch: AttrDict, num_invalids: int) -> tuple[Tensor, dict[str, Any]]:
+        """L_theta = L_pi + L_VF + beta * L_KL (+ exploration) of a minibatch, and its parts.
+
+        Args:
+            minibatch: `Batch.minibatch`.
+            num_invalids: of the whole batch.
+
+        Returns:
+            The loss, with gradient, and by name what it is made of: losses, and `kl` [B], `ratio` [B], `values` [B],
+            `adv_std`, `distribution`.
+        """
+        model, valids = self.candidate.model, minibatch.valids
+        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing)
+        distribution, values = model.action_distribution(), outputs["values"].reshape(-1)
+        ratio = (distribution.log_prob(minibatch.actions) - minibatch.log_prob_actions).exp().clamp(_RATIO_MIN, _RATIO_MAX)
+        advantages, targets = self._targets(minibatch, ratio, values)
+        advantages, adv_std = normalized(advantages, valids)
+        kl = self.divergence.per_state(outputs["action_logits"], minibatch.bound)
+        parts: dict[str, Any] = {
+            "policy_loss": policy_loss(ratio, advantages, valids),
+            "value_loss": self._cfg.value_loss_coeff
+            * value_loss(values, targets, valids, minibatch["values"], self._cfg.ppo_clip_value),
+            "kl_loss": kl_penalty(kl, valids, self.multiplier.beta, minibatch.beta_ids),
+            "exploration_loss": self._exploration(distribution, valids, num_invalids),
+        }
+        loss = torch.as_tensor(sum(parts.values()))
+        parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
+        return loss, parts | {"distribution": distribution}
+
+    def primary_step(self, progress: Progress, batch: Batch, part: Part, num_invalids: int) -> Tensor:
+        """One step on L_theta, then one on L_beta; returns the mean divergence."""
+        self.candidate.model.train()
+        minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
+        loss, parts = self.losses(minibatch, num_invalids)
+        learning_rate = progress.learning_rate
+        grad_norm = self._descend(progress, loss, learning_rate)
+        statistic = self._step_beta(parts["kl"], minibatch)
+        kl_mean = masked_mean(parts["kl"], minibatch.valids)
+        progress.primary_steps += 1
+        progress.kl_max_primary = torch.maximum(progress.kl_max_primary, statistic.max())
+        progress.last_losses = {**parts, "grad_norm": grad_norm, "kl_divergence": kl_mean, "actual_lr": learning_rate}
+        progress.note_step("primary", statistic, self.multiplier.beta)
+        return kl_mean
+
+    def fixup_step(self, progress: Progress, batch: Batch, part: slice, learning_rate: float) -> None:
+        """One step on L_KL (or beta * L_KL) and one on L_beta; no value, policy or exploration term."""
+        self.candidate.model.train()
+        minibatch = batch.minibatch(part, FIXUP_KEYS)
+        parameters = action_parameters(self.candidate.model, minibatch.obs, minibatch.rnn_states, minibatch.packing)
+        kl = self.divergence.per_state(parameters, minibatch.bound)
+        beta = self.multiplier.beta if self._fixpo.fixup_loss == "beta_kl" else None
+        self._descend(progress, kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate)
+        progress.note_step("fixup", self._step_beta(kl, minibatch), self.multiplier.beta)
+
+    def drop_first_moments(self) -> None:
+        """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""
+        for parameter in self.policy_parameters:
+            if "exp_avg" in (state := self.optimizer.state.get(parameter, {})):
+                state["exp_avg"].zero_()
+
+    def fixup(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
+        """Algorithm 1, lines 8 to 15, on the staged state of the candidate; with `--fixup=off` one check, for the log."""
+        fixpo, scale = self._fixpo, [1.0]
+        with progress.timer.phase("check"):
+            verifier.stage(self.candidate)
+
+        def check(slices):
+            with progress.timer.phase("check"):
+                return verifier.check(slices)
+
+        def step(part: slice) -> None:
+            with progress.timer.phase("fixup"):
+                self.fixup_step(progress, batch, part, progress.learning_rate * scale[0])
+                verifier.stage(self.candidate)
+
+        def halve() -> None:
+            scale[0] /= 2
+
+        result = fixup_phase(
+            verifier.slices,
+            check,
+            step,
+            limit=verifier.limit,
+            max_steps=0 if fixpo.fixup == "off" else fixpo.max_fixup_steps,
+            plateau_steps=fixpo.fixup_plateau_steps,
+            on_violation=self.drop_first_moments if fixpo.fixup_optimizer == "fresh" else None,
+            on_plateau=halve,
+        )
+        progress.fixup_steps += result.steps
+        progress.lr_halvings += result.lr_halvings
+        return result

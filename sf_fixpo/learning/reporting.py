@@ -1,0 +1,139 @@
+"""What the learner says of an update: its row, its trace, its audit file, its scalars.
+
+Shapes: N samples of the batch, T tasks.
+"""
+
+from __future__ import annotations
+
+from os.path import join
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sample_factory.utils.attr_dict import AttrDict
+from torch import Tensor
+
+from sf_fixpo.algorithm.config import task_names
+from sf_fixpo.algorithm.losses import masked_mean
+from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.batch import Batch, Progress
+from sf_fixpo.learning.tasks import task_figures, task_rows
+from sf_fixpo.records.audit_files import FORMAT, file_name
+from sf_fixpo.records.update_log import TRACE_LOG, UpdateRecord, append_row
+
+if TYPE_CHECKING:
+    from sf_fixpo.learning.learner import FixPOLearner
+
+# Parts of `last_losses` that are written as they are, or as their mean.
+_SCALARS = (
+    "loss",
+    "policy_loss",
+    "value_loss",
+    "kl_loss",
+    "exploration_loss",
+    "grad_norm",
+    "kl_divergence",
+    "adv_std",
+    "actual_lr",
+)
+
+
+def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> UpdateRecord:
+    """The row of the update log; one read for everything the device knows.
+
+    After an update that was undone, states at which no policy gives a number are left out of the figures.
+    """
+    kl, valids, stale = learner.verifier.kl(), batch.valids, batch.stale
+    shown = valids & kl.isfinite() if progress.rolled_back else valids
+    bound = shown & ~stale
+    kl_max, kl_max_stale = (torch.where(mask, kl, 0.0).max() for mask in (bound, shown & stale))
+    beta = learner.multiplier.beta
+    figures = [kl_max, kl_max_stale, masked_mean(kl, bound), progress.kl_max_primary, stale.sum() / valids.sum()]
+    numbers = [torch.stack(figures), beta]
+    if batch.task_ids is not None and learner.num_tasks > 1:
+        numbers.append(task_figures(kl, shown, valids, batch.task_ids, learner.num_tasks).flatten())
+    read = torch.cat(numbers).tolist()
+    (kl_max, kl_max_stale, kl_mean, kl_max_primary, stale_fraction), read = read[:5], read[5:]
+    betas, tasks = read[: len(beta)], read[len(beta) :]
+    return UpdateRecord(
+        policy_id=learner.policy_id,
+        policy_version=learner.gate.version,
+        env_steps=learner.env_steps,
+        eps_kl=learner.fixpo.eps_kl,
+        kl_max=kl_max,
+        kl_max_stale=kl_max_stale if stale_fraction > 0 else None,
+        kl_mean=kl_mean,
+        kl_max_primary=kl_max_primary,
+        beta=betas if learner.fixpo.beta_scope == "per_task" else betas[0],
+        primary_steps=progress.primary_steps,
+        fixup_steps=progress.fixup_steps,
+        check_passes=progress.check_passes,
+        backtracks=int(progress.backtrack_scale < 1.0),
+        backtrack_scale=progress.backtrack_scale,
+        rolled_back=progress.rolled_back,
+        statistics_scale=progress.statistics_scale,
+        lr_halvings=progress.lr_halvings,
+        stale_fraction=stale_fraction,
+        valid_fraction=progress.valid_fraction,
+        skipped_minibatches=progress.skipped_minibatches,
+        lag_mean=batch.lag[0],
+        host_reads=progress.host_reads + 1,
+        seconds={phase: round(seconds, 6) for phase, seconds in progress.timer.seconds().items()},
+        tasks=task_rows(task_names(learner.cfg), tasks, betas, learner.task_returns) if tasks else {},
+    )
+
+
+def write_trace(learner: FixPOLearner, progress: Progress, version_before: int) -> None:
+    """Every gradient step of an update that is traced, one row each, under the version that the update started from."""
+    if not progress.trace:
+        return
+    numbers = torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in progress.trace]).tolist()
+    for (epoch, phase, _, _), (statistic, beta) in zip(progress.trace, numbers, strict=True):
+        row = {"policy_id": learner.policy_id, "policy_version": version_before, "epoch": epoch, "phase": phase}
+        row |= {"kl_max": statistic, "beta": beta, "eps_kl": learner.fixpo.eps_kl, "c_beta": learner.fixpo.c_beta}
+        append_row(join(learner.folder, TRACE_LOG), row)
+
+
+def write_audit(
+    learner: FixPOLearner, batch: Batch, recorded_obs: dict[str, Tensor], version_before: int, state_before: dict[str, Tensor]
+) -> None:
+    """What is needed to check the guarantee without this project's code (architecture.md, 'The update log').
+
+    Args:
+        learner: after it has published.
+        batch: of the update.
+        recorded_obs: [E, T + 1, ...] each, as the environment gave them.
+        version_before: published before.
+        state_before: its state.
+    """
+    samples = batch.samples
+    dump: dict[str, Any] = {key: samples[key].cpu() for key in ("rnn_states", "dones", "valids", "action_logits")}
+    if batch.task_ids is not None:
+        dump["task_id"] = batch.task_ids.cpu()
+    dump.update(
+        format=FORMAT,
+        obs={key: x[:, :-1].flatten(0, 1).cpu() for key, x in recorded_obs.items()},
+        policy_version_of=samples["policy_version"].long().cpu(),
+        previous_state_dict=state_before,
+        previous_policy_version=version_before,
+        state_dict=learner.gate.published.state.clone_tensors(),
+        policy_version=learner.gate.version,
+        action_spec=[list(part) for part in learner.divergence.spec],
+        **{key: getattr(learner.fixpo, key) for key in ("eps_kl", "kl_direction", "kl_stat", "reference", "fixup")},
+    )
+    folder = Path(learner.folder) / "audit"
+    folder.mkdir(exist_ok=True)
+    checkpoints.save_atomically(dump, folder / file_name(learner.policy_id, learner.gate.version, learner.cfg.num_policies))
+
+
+def train_scalars(learner: FixPOLearner, batch: Batch, progress: Progress) -> AttrDict:
+    """The `train/` scalars of the last primary step."""
+    parts: dict[str, Any] = progress.last_losses
+    mean, low, high = batch.lag
+    stats = AttrDict(lr=learner.curr_lr, version_diff_avg=mean, version_diff_min=low, version_diff_max=high)
+    stats.valids_fraction = progress.valid_fraction
+    stats.update({name: parts[name] for name in _SCALARS})
+    stats.update(entropy=parts["distribution"].entropy(), value=parts["values"], ratio=parts["ratio"])
+    stats.update(learner.candidate.model.summaries())
+    numbers = {key: x.detach().float().mean() if isinstance(x, Tensor) else x for key, x in stats.items()}
+    return AttrDict({key: x.item() if isinstance(x, Tensor) else x for key, x in numbers.items()})

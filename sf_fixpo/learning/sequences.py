@@ -1,0 +1,108 @@
+"""Sequences of a batch for a recurrent core: what may flow on to what, worked out once an update on the host.
+
+Shapes: E trajectories of T steps, one after the other, so that sample i is step i % T of trajectory i // T; S size of the
+recurrent state, F features. A sequence is a run of steps of one trajectory up to the end of an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the samples of some trajectories are laid out for one call of a recurrent core.
+
+    Attributes:
+        order: [n] sample of each packed row.
+        places: [n] packed row of each sample.
+        batch_sizes: sequences that are still going on at each step, on the host.
+        starts: [Q] first sample of each sequence, longest first.
+        carried: [Q, 1] bool, whether a sequence goes on from a recorded state; after the end of an episode it starts from zero.
+    """
+
+    order: Tensor
+    places: Tensor
+    batch_sizes: Tensor
+    starts: Tensor
+    carried: Tensor
+
+    def pack(self, features: Tensor, rnn_states: Tensor) -> tuple[PackedSequence, Tensor]:
+        """The core's input and its first states.
+
+        Args:
+            features: [n, F], with gradient.
+            rnn_states: [n, S] recorded before each step; only those at the first steps of trajectories are looked at.
+        """
+        first = torch.where(self.carried, rnn_states.index_select(0, self.starts), 0.0)
+        return PackedSequence(features.index_select(0, self.order), self.batch_sizes), first
+
+    def unpack(self, outputs: PackedSequence) -> Tensor:
+        """The core's output [n, F] in the order of the samples."""
+        return outputs.data.index_select(0, self.places)
+
+
+class Sequences:
+    """The sequences of a batch, and packings of the parts of it that passes ask for, each made once."""
+
+    def __init__(self, ends: np.ndarray, recurrence: int, device: torch.device | str):
+        """Works out where sequences end.
+
+        Args:
+            ends: [N] bool, steps after which nothing flows on: the last of an episode, or a sample of another policy.
+            recurrence: T.
+            device: of the passes.
+        """
+        self._ends = ends.reshape(-1, recurrence).copy()
+        self._ends[:, -1] = True
+        self._device = device
+        self._parts: dict[tuple[int, int], Packing] = {}
+
+    @property
+    def recurrence(self) -> int:
+        """T."""
+        return self._ends.shape[1]
+
+    def part(self, samples: slice) -> Packing:
+        """Of neighbouring whole trajectories, given by their samples; kept for the next pass over them."""
+        key = (samples.start, samples.stop)
+        if key not in self._parts:
+            self._parts[key] = self.of(np.arange(samples.start // self.recurrence, samples.stop // self.recurrence))
+        return self._parts[key]
+
+    def of(self, trajectories: np.ndarray) -> Packing:
+        """Of any trajectories in the given order.
+
+        A sequence's place among all is given by its length, the longest first; row (step, place) of the packed data then lies
+        behind all rows of earlier steps.
+        """
+        ends = self._ends[trajectories].reshape(-1)
+        last = np.flatnonzero(ends)
+        first = np.concatenate([[0], last[:-1] + 1])
+        lengths = last - first + 1
+        by_length = np.argsort(-lengths, kind="stable")
+        place = np.empty_like(by_length)
+        place[by_length] = np.arange(len(by_length))
+        sequence = np.repeat(np.arange(len(lengths)), lengths)
+        step = np.arange(len(ends)) - first[sequence]
+        batch_sizes = np.bincount(step)
+        places = (np.cumsum(batch_sizes) - batch_sizes)[step] + place[sequence]
+        order = np.empty_like(places)
+        order[places] = np.arange(len(places))
+        starts = first[by_length]
+
+        def on_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self._device)
+
+        return Packing(
+            order=on_device(order),
+            places=on_device(places),
+            batch_sizes=torch.from_numpy(batch_sizes),
+            starts=on_device(starts),
+            carried=on_device(starts % self.recurrence == 0).unsqueeze(1),
+        )

@@ -1,0 +1,85 @@
+"""The observation normaliser's statistics: counted from valid samples, and let into the policy as far as the trust region allows.
+
+Shapes: E trajectories of T steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+from sample_factory.algo.utils.tensor_dict import TensorDict
+from torch import Tensor
+
+from sf_fixpo.algorithm.trust_region import Divergence, backtrack
+from sf_fixpo.learning.batch import Batch, Progress
+from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.state import state_tensors
+
+# Every how many trajectories of a batch are looked at to see whether new statistics move the policy.
+_PROBE = 8
+
+
+def count_and_normalize(policy: Policy, obs: TensorDict, counted: Tensor | None) -> TensorDict:
+    """Takes a batch into the statistics, then normalises it with them.
+
+    Args:
+        policy: whose statistics move; its network is in eval mode afterwards.
+        obs: raw, [n, ...] each.
+        counted: [n] bool, the samples that are taken in; None for all.
+    """
+    model = policy.model
+    if counted is not None:
+        chosen = counted.nonzero().squeeze(1)
+        if policy.has_statistics and len(chosen) > 1:
+            model.train()
+            prepare_and_normalize_obs(model, TensorDict({key: x[chosen] for key, x in obs.items()}))
+        return policy.observe(obs)
+    model.train()
+    normalized = prepare_and_normalize_obs(model, obs)
+    model.eval()
+    return TensorDict(normalized)
+
+
+def admit(candidate: Policy, published: Policy, batch: Batch, progress: Progress, divergence: Divergence, aim: float) -> None:
+    """Moves the candidate's statistics towards the batch's only as far as the trust region allows.
+
+    The statistics are part of the policy, and no gradient step can be held to account for what they do to it: in the first
+    updates of a run they alone would carry the policy out of the trust region, and the fixup phase would spend all its steps
+    on undoing that. So they go along the line from the published ones to the new ones, back by halves until the policy that
+    the update starts from is where the primary phase aims; the rest of the way is for later updates. Most updates pay for a probe
+    of an eighth of the trajectories.
+
+    Args:
+        candidate: with the published weights and the new statistics.
+        published: the policy before.
+        batch: whose observations are those of the candidate's statistics, here and afterwards.
+        progress: counts reads.
+        divergence: how distance is measured.
+        aim: how far the statistics may move the policy, nats.
+    """
+    trajectories = np.arange(len(batch) // batch.recurrence)
+    names = [name for name in state_tensors(candidate.model) if name.startswith("obs_normalizer.")]
+    tensors, start = state_tensors(candidate.model), state_tensors(published.model)
+    end = {name: tensors[name].clone() for name in names}
+
+    def inside(chosen: np.ndarray) -> bool:
+        progress.host_reads += 1
+        samples = batch.indices(chosen)
+        packing = None if batch.sequences is None else batch.sequences.of(chosen)
+        parameters = candidate.action_parameters(batch.obs[samples], batch.samples["rnn_states"][samples], packing)
+        kl = divergence.per_state(parameters, batch.previous[samples])
+        ids = None if batch.beta_ids is None else batch.beta_ids[samples]
+        return bool(divergence.statistic(kl, batch.valids[samples], ids)[0].max() <= aim)
+
+    def move_to(alpha: float) -> None:
+        for name in names:
+            tensors[name].copy_(torch.lerp(start[name], end[name], alpha) if alpha > 0.0 else start[name])
+        batch.obs = candidate.observe(batch.raw_obs)
+        progress.statistics_scale = alpha
+
+    if inside(trajectories[::_PROBE]):
+        return
+    with torch.no_grad():
+        if backtrack(move_to, lambda: inside(trajectories)) == 0.0:
+            move_to(0.0)
