@@ -146,7 +146,7 @@ def training_is_the_same_function(candidate: Policy, batch: Batch) -> None:
 
 def parameters_of_the_policy(candidate: Policy, batch: Batch) -> list[nn.Parameter]:
     """The parameters that the divergence of two policies reaches: all but what serves the critic alone."""
-    part = slice(0, batch.recurrence)
+    part = _probe(batch)
     parameters = [parameter for parameter in candidate.model.parameters() if parameter.requires_grad]
     with _undone(candidate), torch.enable_grad():
         candidate.model.train()

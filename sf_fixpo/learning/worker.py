@@ -8,7 +8,11 @@ from threading import Thread
 
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.learner_worker import LearnerWorker
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.typing import Config
+from torch import Tensor
 
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.learner import FixPOLearner
@@ -18,18 +22,29 @@ from sf_fixpo.learning.publication import SettledLock, settle_device
 LEARNERS: dict[str, type[Learner]] = {"FIXPO": FixPOLearner, "APPO": CheckpointingLearner}
 
 
+def make_learner(cfg: Config, env_info: EnvInfo, versions: Tensor, policy_id: int) -> tuple[ParameterServer, Learner]:
+    """Our learner with settings of its own, and a server whose lock waits for the device.
+
+    Args:
+        cfg: of the run.
+        env_info: of its environment.
+        versions: [policies] int tensor in shared memory.
+        policy_id: which policy of a population.
+    """
+    server = ParameterServer(policy_id, versions, cfg.serial_mode)
+    # the policy workers hold this very lock: sample-factory hands them the server
+    server._policy_lock = SettledLock(server.policy_lock, partial(settle_device, cfg, policy_id))
+    # a population gives each policy settings of its own, which in serial mode would be one object
+    return server, LEARNERS[cfg.algo](AttrDict(deepcopy(dict(cfg))), env_info, versions, policy_id, server)
+
+
 class FixPOLearnerWorker(LearnerWorker):
     """Learner worker for `--algo`; sees to it that a learner that fails takes its process down with it."""
 
     def __init__(self, evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id):
         """Same arguments as sample-factory's."""
         super().__init__(evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id)
-        server = self.param_server
-        # the policy workers hold this very lock: sample-factory hands them the server
-        server._policy_lock = SettledLock(server.policy_lock, partial(settle_device, cfg, policy_id))
-        # a population gives each policy settings of its own, which in serial mode would be one object
-        own_cfg = AttrDict(deepcopy(dict(cfg)))
-        self.learner = LEARNERS[cfg.algo](own_cfg, env_info, buffer_mgr.policy_versions, policy_id, server)
+        self.param_server, self.learner = make_learner(cfg, env_info, buffer_mgr.policy_versions, policy_id)
 
     def on_task_returns(self, returns: dict[int, list[float | None]]) -> None:
         """Takes over what the runner knows of the tasks' returns, by policy, for the update log."""

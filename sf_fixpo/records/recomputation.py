@@ -1,9 +1,8 @@
-"""What an audit file proves: the policies before and after an update, played anew, and every divergence between them.
+"""The policies of an audit file played anew, and the divergence between two of them. Shares no code with the learner.
 
-Shares no code with the learner. Networks are sample-factory's, built from `config.json`, with the file's weights; they run as
-actors run them (the three parts of the forward pass, in evaluation mode, on raw observations normalised by the network's own
-statistics, step by step where the policy has a memory), on the CPU in the weights' own float32. The divergences of the float32 action
-parameters are in float64, by the formulas in this file.
+Networks are sample-factory's, built from `config.json`, with the file's weights. They run as actors run them: the three parts of
+the forward pass in evaluation mode, on raw observations that the network's own statistics normalise, step by step where there is
+a memory; on the CPU, in the weights' own float32. Divergences of these parameters are in float64, by the formulas here.
 
 Shape symbols: N states, A action parameters, S size of the recurrent state. Divergences are in nats. Pieces of `recurrence`
 states lie one after the other.

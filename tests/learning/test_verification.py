@@ -1,0 +1,461 @@
+"""Only what was verified leaves the learner: the verifier's word, the gate, the lock, checkpoints, and what may not matter."""
+
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import networks
+import numpy as np
+import pytest
+import torch
+from busy import BUSY
+from sample_factory.algo.utils.tensor_dict import TensorDict
+from updates import run, tensors
+
+from benchmarks.synthetic import fill_policy_outputs, make_batch, make_learner, small_shape
+from sf_fixpo.learning import worker
+from sf_fixpo.learning.batch import FIXUP_KEYS, Batch
+from sf_fixpo.learning.policy import full_precision
+from sf_fixpo.learning.publication import PublicationGate, SettledLock
+from sf_fixpo.learning.sequences import Sequences
+from sf_fixpo.learning.verification import GuaranteeError, Kind, Verified
+
+
+@pytest.fixture
+def learner(tmp_path):
+    return make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+# -- the verifier's word ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_can_make_a_verified(learner):
+    with pytest.raises(TypeError, match="by the verifier only"):
+        Verified(learner.verifier, learner.verifier.generation, Kind.CHECKED, object())
+
+
+def test_the_gate_takes_nothing_but_the_verifiers_word(learner):
+    run(learner, 1)
+    before = tensors(learner.gate.published.model)
+    for word in (learner.candidate, learner.candidate.model, None, True):
+        with pytest.raises(TypeError, match="only what was verified"):
+            learner.gate.publish(word, 99)
+    assert same(tensors(learner.gate.published.model), before)
+    assert learner.gate.version != 99
+
+
+def test_a_word_is_for_one_generation(learner):
+    run(learner, 1)
+    verifier, version = learner.verifier, learner.gate.version
+    word = verifier.unchanged()
+    verifier.stage(learner.candidate)
+    with pytest.raises(GuaranteeError, match="not the one that was verified"):
+        learner.gate.publish(word, version + 1)
+    assert learner.gate.version == version == int(learner.policy_versions_tensor[0])
+
+
+def test_another_verifiers_word_counts_for_nothing(learner, tmp_path):
+    other = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path / "other")
+    for each in (learner, other):
+        run(each, 1)
+    word = other.verifier.unchanged()
+    other.verifier.generation = learner.verifier.generation
+    with pytest.raises(GuaranteeError, match="not the one that was verified"):
+        learner.gate.publish(word, 99)
+
+
+def test_a_slice_that_was_not_evaluated_is_not_inside(learner):
+    run(learner, 1)
+    verifier = learner.verifier
+    verifier.stage(learner.candidate)
+    assert verifier.verify() is None
+    first, second = verifier.slices
+    verifier.check([first])
+    assert verifier.verify() is None
+    verifier.check([second])
+    assert verifier.verify() is not None
+    verifier.stage(learner.candidate)
+    assert verifier.verify() is None, "what was evaluated before the state changed says nothing"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.1])
+def test_what_is_no_number_or_over_the_limit_is_not_inside(learner, value):
+    run(learner, 1)
+    verifier = learner.verifier
+    verifier.stage(learner.candidate)
+    verifier.check(verifier.slices)
+    verifier._values[0] = value
+    assert verifier.verify() is None
+
+
+def test_the_check_keeps_a_part_of_the_bound_free(learner):
+    """0.1 %, for the rounding between the learner's float32 and whoever looks after it."""
+    assert learner.fixpo.limit == pytest.approx(0.1 * 0.999, rel=1e-12)
+    run(learner, 1)
+    verifier = learner.verifier
+    verifier.stage(learner.candidate)
+    verifier.check(verifier.slices)
+    verifier._values[0] = 0.1 * 0.9995
+    assert verifier.verify() is None
+
+
+def test_the_staged_policy_is_built_as_actors_build_theirs_and_stays_in_eval_mode(tmp_path):
+    with networks.registered(networks.Dropping):
+        learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+        seen = []
+        for policy in (learner.verifier.staged, learner.gate.published):
+            model = policy.model
+            model.encoder.register_forward_pre_hook(lambda module, *_: seen.append(module.training))
+        run(learner, 2)
+    assert seen
+    assert not any(seen)
+    assert learner.gate.published.model is not learner.verifier.staged.model is not learner.actor_critic
+
+
+# -- the way back -------------------------------------------------------------------------------------------------------------
+
+
+def pushed_out(learner):
+    """The candidate far outside, staged."""
+    with torch.no_grad():
+        for parameter in learner.candidate.model.parameters():
+            parameter += torch.randn_like(parameter)
+    learner.verifier.stage(learner.candidate)
+
+
+def test_it_starts_where_the_measured_divergence_says(learner):
+    run(learner, 1)
+    _, progress = learner._update
+    pushed_out(learner)
+    [*values] = learner.verifier.check(learner.verifier.slices)
+    word = learner.verifier.go_back(learner.candidate)
+    assert word.kind is Kind.CHECKED
+    first = 0.95 * (learner.verifier.limit / max(values)) ** 0.5
+    assert progress.backtrack_scale in [pytest.approx(first / 2**i) for i in range(11)]
+    assert max(learner.verifier.check(learner.verifier.slices)) <= learner.verifier.limit
+
+
+def test_tensors_that_are_no_part_of_the_policy_stay_the_candidates(learner):
+    run(learner, 1)
+    pushed_out(learner)
+    assert learner._critics == ["critic_linear.weight", "critic_linear.bias"]
+    learner.verifier.go_back(learner.candidate, learner._critics)
+    staged, candidate = tensors(learner.verifier.staged.model), tensors(learner.candidate.model)
+    kept = {name for name in staged if torch.equal(staged[name], candidate[name])}
+    assert kept == {"critic_linear.weight", "critic_linear.bias"} | {n for n in staged if n.startswith("obs_normalizer")}
+
+
+def test_a_violation_at_the_previous_policy_itself_stops_the_run(tmp_path):
+    """It proves that the check evaluates another function than that which acted; an older learner excused it."""
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, reference="previous", max_fixup_steps=2)
+    run(learner, 1)
+    batch = make_batch(learner, seed=1)
+    batch["action_logits"][0, 0] += torch.tensor([9.0, *[0.0] * (batch["action_logits"].shape[-1] - 1)])
+    before, version = tensors(learner.gate.published.model), learner.gate.version
+    with pytest.raises(GuaranteeError, match="published already is at a KL of"):
+        learner.train(batch)
+    assert same(tensors(learner.gate.published.model), before)
+    assert int(learner.policy_versions_tensor[0]) == version
+
+
+# -- the gate and the lock ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_and_version_change_together_under_the_lock(learner):
+    run(learner, 1)
+    order, versions = [], torch.zeros(1, dtype=torch.int32)
+
+    class Lock:
+        def __enter__(self):
+            order.append("locked")
+
+        def __exit__(self, *args):
+            order.append(("unlocked", int(versions[0])))
+
+    gate = PublicationGate(
+        learner.gate.published, learner.verifier, versions, 0, Lock(), lambda: order.append(("settled", int(versions[0])))
+    )
+    pushed_out(learner)
+    learner.verifier._progress.bad = torch.zeros((), dtype=torch.bool)
+    gate.publish(learner.verifier.without_bound(), 5)
+    assert same(tensors(gate.published.model), tensors(learner.candidate.model))
+    # the version is the last thing to change: nobody sees a new version on old weights
+    assert order == ["locked", ("settled", 0), ("unlocked", 5)]
+
+
+class LateDevice:
+    """Copies that are asked for now and made later, as on an accelerator's stream."""
+
+    def __init__(self):
+        self._asked = []
+
+    def copy(self, target, source):
+        self._asked.append((target, source))
+
+    def settle(self):
+        for target, source in self._asked:
+            for i in range(len(target)):  # an element at a time: a writer may come in between
+                target[i] = source[i]
+                time.sleep(0)
+        self._asked.clear()
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_reader_gets_no_half_of_two_versions(settled):
+    """A stress test; without waiting for the copies before the lock is given back, torn copies are seen."""
+    shared, torn, stop = [0] * 64, [], threading.Event()
+    lock = threading.Lock()
+
+    def write():
+        writer, version = LateDevice(), 0
+        while not stop.is_set():
+            version += 1
+            with SettledLock(lock, writer.settle):
+                writer.copy(shared, [version] * 64)
+
+    def read(rounds):
+        device = LateDevice()
+        for _ in range(rounds):
+            mine = [0] * 64
+            with SettledLock(lock, device.settle if settled else lambda: None):
+                device.copy(mine, shared)
+            device.settle()
+            if len(set(mine)) > 1:
+                torn.append(mine)
+                if not settled:
+                    break
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        read(300 if settled else 20_000)
+    finally:
+        stop.set()
+        thread.join()
+    assert bool(torn) != settled
+
+
+def test_the_lock_is_given_back_whatever_goes_wrong():
+    lock = threading.Lock()
+
+    def fail():
+        raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="gone"), SettledLock(lock, fail):
+        pass
+    assert lock.acquire(blocking=False)
+
+
+def test_readers_and_the_gate_hold_one_lock_and_policies_their_own_settings(tmp_path):
+    """The worker wraps the server's lock, which the policy workers get; a serial population shares no configuration."""
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, num_policies=2)
+    cfg = learner.cfg
+    versions = torch.zeros(2, dtype=torch.int32)
+    (server, one), (_, other) = (worker.make_learner(cfg, learner.env_info, versions, policy_id) for policy_id in range(2))
+    one.set_new_cfg({"learning_rate": 0.123})
+    one.optimizer = SimpleNamespace(param_groups=[])
+    one.cfg.lr_schedule = "none"
+    one.fixpo, one.multiplier = learner.fixpo, learner.multiplier
+    one._maybe_update_cfg()
+    assert one.cfg.learning_rate == 0.123 != other.cfg.learning_rate == cfg.learning_rate
+    assert isinstance(server.policy_lock, SettledLock)
+    assert one.param_server is server
+    assert learner.gate._lock is learner.param_server.policy_lock
+
+
+# -- what leaves by other doors -----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_with_nothing_valid_leaves_no_trace(learner, tmp_path):
+    """Its observations must not move the statistics that a checkpoint, an exchange or the next update starts from."""
+    run(learner, 3)
+    published = tensors(learner.gate.published.model)
+    batch = make_batch(learner, seed=9)
+    batch["policy_id"][:] = -1
+    batch["obs"]["obs"] += 100.0
+    assert learner.train(batch) is None
+    for state in (learner.candidate.model, learner.gate.published.model):
+        assert same(tensors(state), published)
+    assert same(learner._get_checkpoint_dict()["model"], published)
+
+
+def test_checkpoints_hold_the_published_state(learner):
+    run(learner, 2)
+    with torch.no_grad():
+        for parameter in learner.candidate.model.parameters():
+            parameter.fill_(7.0)
+    assert same(learner._get_checkpoint_dict()["model"], tensors(learner.gate.published.model))
+
+
+def test_resuming_from_the_best_keeps_what_is_newer(tmp_path):
+    shape = small_shape(**BUSY)
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, keep_checkpoints=1)
+    run(learner, 2)
+    learner.save_best(0, "reward", 5.0)
+    best = tensors(learner.gate.published.model)
+    run(learner, 3, first_seed=2)
+    learner.save()
+    folder = Path(learner.folder, "checkpoint_p0")
+    [newest] = folder.glob("checkpoint_*.pth")
+    content = newest.read_bytes()
+
+    other = make_learner("FIXPO", shape, train_dir=tmp_path, keep_checkpoints=1, load_checkpoint_kind="best")
+    assert same(tensors(other.gate.published.model), best)
+    run(other, 1, first_seed=9)
+    other.save()
+    [now] = folder.glob("checkpoint_*.pth")
+    assert now.name < newest.name
+    assert (folder / f"superseded_{newest.name}").read_bytes() == content
+    third = make_learner("FIXPO", shape, train_dir=tmp_path)
+    assert third.train_step == other.train_step
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
+    from sf_fixpo.learning.checkpoints import CheckpointError
+
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    run(learner, 1)
+    learner.save()
+    [path] = Path(learner.folder, "checkpoint_p0").glob("checkpoint_*.pth")
+    state = torch.load(path, weights_only=True)
+    state["model"]["critic_linear.bias"] = torch.zeros(3)
+    state["model"]["surprise"] = torch.zeros(1)
+    torch.save(state, path)
+    content = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"critic_linear\.bias.*surprise"):
+        make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    assert path.read_bytes() == content
+
+
+# -- samples that do not count ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("core", [{}, {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}], ids=["mlp", "lstm"])
+def test_what_an_invalid_sample_holds_never_matters(core, tmp_path):
+    ends = []
+    for name, rubbish in (("a", 0.0), ("b", float("nan")), ("c", 1e30)):
+        shape = small_shape(normalize_returns=True, **core, **BUSY)
+        learner = make_learner("FIXPO", shape, train_dir=tmp_path / name, audit_every=1)
+        batch = make_batch(learner, seed=0)
+        clean = batch["obs"]["obs"].clone()
+        for seed in range(3):
+            batch["obs"]["obs"].copy_(clean)
+            invalid = torch.rand(batch["rewards"].shape, generator=torch.Generator().manual_seed(seed)) < 0.3
+            batch["policy_id"].copy_(torch.where(invalid, -1, 0))
+            fill_policy_outputs(learner, batch, seed=seed)
+            whole = torch.cat([invalid, invalid[:, -1:]], dim=1)
+            for key in ("rewards", "action_logits", "log_prob_actions", "actions"):
+                if batch[key].is_floating_point():
+                    batch[key][invalid] = rubbish
+            for tensor in (batch["obs"]["obs"], batch["values"], batch["rnn_states"]):
+                tensor[whole] = rubbish
+            learner.train(batch)
+            assert not learner.last_record.rolled_back
+        ends.append(tensors(learner.gate.published.model))
+    assert same(ends[0], ends[1])
+    assert same(ends[0], ends[2])
+
+
+def test_minibatches_of_any_order_are_taken_on_the_device():
+    """Indices of a device cannot index host tensors: a whole batch on the meta device stands for one on a GPU."""
+    count, steps = 64, 8
+    meta = partial(torch.zeros, device="meta")
+    samples = TensorDict(
+        {key: meta(count, 4) for key in ("rnn_states", "actions", "action_logits")},
+        valids=meta(count, dtype=torch.bool),
+        values=meta(count),
+    )
+    batch = Batch(
+        samples=samples,
+        raw_obs=TensorDict(obs=meta(count, 3)),
+        obs=TensorDict(obs=meta(count, 3)),
+        valids=samples["valids"],
+        sequences=Sequences(np.zeros(count, dtype=bool), steps, "meta"),
+        behaviour=samples["action_logits"],
+        task_ids=meta(count, dtype=torch.int64),
+        beta_ids=meta(count, dtype=torch.int64),
+        recurrence=steps,
+        lag=(0.0, 0.0, 0.0),
+    )
+    for shuffled in (True, False):
+        for part in batch.parts(16, shuffled):
+            minibatch = batch.minibatch(part, (*FIXUP_KEYS, "actions", "values"))
+            lengths = {len(x) for x in (minibatch.obs["obs"], minibatch.bound, minibatch.beta_ids, minibatch.actions)}
+            assert lengths == {16}
+            packed, first = minibatch.packing.pack(minibatch.obs["obs"], minibatch.rnn_states)
+            assert (packed.data.device.type, first.device.type) == ("meta", "meta")
+
+
+# -- precision ----------------------------------------------------------------------------------------------------------------
+
+
+def precisions():
+    backends = torch.backends
+    leaves = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    return [leaf.fp32_precision for leaf in (*leaves, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)]
+
+
+@pytest.fixture
+def _precision():
+    leaves = [
+        torch.backends,
+        torch.backends.cudnn,
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    ]
+    leaves += [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]
+    before = [leaf.fp32_precision for leaf in leaves]
+    yield
+    for leaf, value in zip(leaves, before, strict=True):
+        leaf.fp32_precision = value
+
+
+SETTINGS = {
+    "as torch starts": lambda: None,
+    "the older call": lambda: torch.set_float32_matmul_precision("high"),
+    "the newer for everything": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "convolutions exact already": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "products exact already": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    "bf16 on the cpu": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+}
+
+
+@pytest.mark.usefixtures("_precision")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_check_and_reference_run_in_full_precision_whatever_the_user_has_set(setting, tmp_path):
+    SETTINGS[setting]()
+    before, seen = precisions(), []
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    for policy in (learner.verifier.staged, learner.gate.published):
+        policy.model.encoder.register_forward_pre_hook(lambda *_: seen.append(precisions()))
+    run(learner, 4, lag=2)
+    # the snapshots of older policies play in `make_batch` with networks of their own; published plays there, too, as an actor
+    exact = [all(kind in ("ieee", "none") for kind in kinds) for kinds in seen]
+    assert sum(exact) >= 8
+    assert precisions() == before
+    with full_precision():
+        assert all(kind in ("ieee", "none") for kind in precisions())
+    assert precisions() == before
+
+
+# -- images ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_only_known_encoders_get_images_channels_last(tmp_path):
+    space = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 36, 36), np.uint8))
+    flags = {**BUSY, "encoder_conv_architecture": "convnet_impala", "encoder_conv_mlp_layers": [16]}
+    assert make_learner("FIXPO", small_shape(space, **flags), train_dir=tmp_path / "a").candidate.fast_images
+    small = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 16, 16), np.uint8))
+    with networks.registered(networks.ViewingConv):
+        learner = make_learner("FIXPO", small_shape(small, **BUSY), train_dir=tmp_path / "b")
+        assert not learner.candidate.fast_images
+        assert learner.actor_critic.encoder.conv.weight.is_contiguous()
+        run(learner, 1)
