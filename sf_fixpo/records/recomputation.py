@@ -160,7 +160,8 @@ def load_weights(network: ActorCritic, state_dict: dict[str, Tensor], key: str) 
     try:
         network.load_state_dict(state_dict, strict=True)
     except RuntimeError as exc:
-        raise UnreadableError(f"{key} does not fit the network of config.json: {exc}; {_HINT}") from exc
+        faults = " ".join(str(exc).split())
+        raise UnreadableError(f"{key} does not fit the network of config.json: {faults}; {_HINT}") from exc
     network.eval()
 
 

@@ -59,7 +59,6 @@ class UpdateRecord:
     env_steps: int
     eps_kl: float
     kl_max: float
-    kl_max_stale: float | None
     kl_mean: float
     kl_max_primary: float
     beta: float | list[float]
@@ -76,6 +75,7 @@ class UpdateRecord:
     skipped_minibatches: int
     lag_mean: float
     host_reads: int
+    kl_max_stale: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
 

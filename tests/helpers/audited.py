@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,7 @@ from sf_fixpo.records.verdict import recompute
 COUNT = 64
 VERSION, PREVIOUS, OLDER = 10, 9, 8
 STEPS = 8  # of a trajectory
+LSTM = {"use_rnn": True, "rnn_type": "lstm"}
 
 
 def spec_of(space: gym.Space) -> list:
@@ -114,13 +116,19 @@ def found(contents, cfg):
     return recompute(parse(contents, "file"), cfg, "file", 0)
 
 
-def make_experiment(folder, **how):
+def make_experiment(folder, stat="max", **how):
     """A whole experiment folder, whose bound is a hair above the divergence.
+
+    Args:
+        folder: where it lies.
+        stat: what is bounded.
+        **how: as `make_update` takes them.
 
     Returns:
         `(contents, network, cfg, finding)`, the first three as `make_update` has them.
     """
     contents, network, cfg = make_update(folder, **how)
+    contents["kl_stat"] = cfg["kl_stat"] = stat
     contents["eps_kl"] = found(contents, cfg).kl_bounded * (1 + 1e-9)
     finding = found(contents, cfg)
     (folder / "audit").mkdir()
@@ -134,7 +142,11 @@ def save(folder, contents, name: str | None = None, *, logged: bool = True) -> N
     torch.save(contents, folder / "audit" / (name or f"{contents['policy_version']}.pt"))
     if logged:
         finding = found(contents, json_cfg(folder))
-        write_log(folder, [log_row(finding.version, kl_max=finding.kl_max, eps_kl=contents["eps_kl"])])
+        kl_max = 0.0 if math.isnan(finding.kl_max) else finding.kl_max
+        figures = {"eps_kl": finding.eps_kl, "kl_max": kl_max, "kl_max_stale": finding.kl_max_stale}
+        if contents["kl_stat"] == "mean":
+            figures["kl_mean"] = finding.kl_bounded
+        write_log(folder, [log_row(finding.version, **figures)])
 
 
 def json_cfg(folder):

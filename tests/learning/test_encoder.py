@@ -332,10 +332,10 @@ def test_benchmark_refuses_a_batch_of_nothing(capsys):
 def test_audit_rebuilds_the_policy_with_sample_factorys_own_encoder(tmp_path, share):
     shape = small_shape(OBS_SPACE, **IMAGE_FLAGS, use_rnn=True, learning_rate=1e-2, actor_critic_share_weights=share)
     learner = make_learner("FIXPO", shape, train_dir=tmp_path, eps_kl=0.05, audit_every=1)
-    (Path(learner._folder) / "config.json").write_text(json.dumps(learner.cfg))
+    (Path(learner.folder) / "config.json").write_text(json.dumps(learner.cfg))
     batch = make_batch(learner, seed=0)
     fill_policy_outputs(learner, batch, seed=0)
     learner.train(batch)
-    [finding] = audit(Path(learner._folder), quiet=True)
+    [finding] = audit(Path(learner.folder), quiet=True)
     assert finding.kl_max == pytest.approx(learner.last_record.kl_max, rel=1e-3, abs=1e-7)
     assert finding.kl_max > 0
