@@ -13,6 +13,7 @@ from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, buil
 from sample_factory.algo.utils.context import global_model_factory, reset_global_context
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.model.core import ModelCore
+from sample_factory.model.encoder import Encoder
 
 from benchmarks.synthetic import box_actions
 from sf_fixpo.records import recomputation
@@ -142,6 +143,27 @@ def test_observations_of_several_types_make_their_own_space():
     assert list(space.spaces) == list(obs)
     assert [str(part.dtype) for part in space.spaces.values()] == ["uint8", "int64", "float32", "float64", "bool"]
     assert {part.shape for part in space.spaces.values()} == {(2, 2)}
+
+
+class InPlaceEncoder(Encoder):
+    """Works on its input itself, as an actor's own copy allows."""
+
+    def __init__(self, cfg, obs_space):
+        super().__init__(cfg)
+        self.layer = torch.nn.Linear(8, 3)
+
+    def get_out_size(self):
+        return 3
+
+    def forward(self, obs_dict):
+        return self.layer(obs_dict["obs"].mul_(0.5))
+
+
+def test_a_network_that_works_in_place_sees_the_recorded_observations_each_time(tmp_path):
+    global_model_factory().register_encoder_factory(InPlaceEncoder)
+    contents, _, cfg = make_update(tmp_path, normalize_input=False, step=0.0)
+    contents["state_dict"]["critic_linear.bias"] += 1.0  # another policy, of the same actions
+    assert found(contents, cfg).kl_max == 0.0
 
 
 class LeakyCore(ModelCore):

@@ -11,7 +11,7 @@ import torch
 from audited import OLDER, PREVIOUS, VERSION
 
 from sf_fixpo.records.audit_files import AuditRecord
-from sf_fixpo.records.verdict import judge
+from sf_fixpo.records.verdict import _same_bits, judge
 
 EPS_KL = 0.5  # a distance of 1
 NO_MEMORY = type("Cfg", (), {"use_rnn": False})()
@@ -170,6 +170,13 @@ def test_an_update_that_was_undone_is_where_it_was_also_where_that_is_no_number(
         assert "1 without a number" in finding.describe()
         finding = verdict([0.0, 0.0], [0.1, NAN], [0.1, NAN], same=False, reference=reference)
         assert (finding.holds, finding.undone) == (False, 0)
+
+
+def test_weights_are_the_same_bit_by_bit_or_not():
+    state = {"a": torch.tensor([[0.0, NAN]]), "count": torch.tensor(3), "b": torch.ones(2, 3).t()}
+    assert _same_bits(state, {name: x.clone() for name, x in state.items()})
+    for change in ({"a": torch.tensor([[-0.0, NAN]])}, {"a": torch.tensor([[0.0, 0.0]])}, {"count": torch.tensor(4)}):
+        assert not _same_bits(state, {**state, **change})
 
 
 # The policy that acted
