@@ -212,20 +212,7 @@ def serve() -> None:
         if pid == 0:
             os.setsid()
             sys.path.insert(0, os.getcwd())
-            flags = [
-                "-x",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:xdist",
-                "-p",
-                "no:timeout",
-                "-o",
-                "addopts=",
-                "-o",
-                "timeout=0",
-            ]
+            flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
             os._exit(int(pytest.main([*flags, "-m", "not slow", *tests])))
         deadline = time.monotonic() + timeout
         status: int | None = None

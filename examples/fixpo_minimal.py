@@ -1,8 +1,8 @@
 """FixPO in one file, on PyTorch and Gymnasium: `python examples/fixpo_minimal.py [--seed=N]` learns CartPole-v1 in seconds.
 
 FixPO (Zentner et al. 2023, arXiv:2312.05405) is PPO without clipping. A KL penalty with a learned multiplier beta keeps an update
-near the policy that collected the data, and the fixup phase, a few further gradient steps, brings it back wherever a state has been
-moved too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on.
+near the policy that collected the data, and the fixup phase, a few further gradient steps, brings it back wherever a state has
+been moved too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on.
 
 Start at `FixPO.improve`, which is Algorithm 1 of the paper; a test holds it against the learner of `sf_fixpo`, step by step.
 
@@ -74,14 +74,18 @@ class ActorCritic(nn.Module):
         features = self.encoder(obs)
         return self.policy(features), self.value(features).squeeze(-1)
 
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What L_KL reaches: all but the value's own layer."""
+        return [*self.encoder.parameters(), *self.policy.parameters()]
+
 
 def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
-    """log pi(a|s), [B], of logits [B, A] and actions [B]."""
+    """Returns log pi(a|s), [B], of logits [B, A] and actions [B]."""
     return log_softmax(logits, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """D_KL[pi, pi_ref] at each state, [B], of logits [B, A]."""
+    """Returns D_KL[pi, pi_ref] at each state, [B], of logits [B, A]."""
     log_p, log_q = log_softmax(logits, -1), log_softmax(ref_logits, -1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
@@ -108,7 +112,7 @@ def gae(rewards: Tensor, dones: Tensor, values: Tensor, gamma: float, gae_lambda
 
 
 class Report(NamedTuple):
-    """What an update did: largest KL at a state of its batch, fixup steps, how far along its line it could go (1: all the way)."""
+    """What an update did: largest KL at a state of its batch, fixup steps, how far along its line it went (1: all the way)."""
 
     kl_max: float
     fixup_steps: int
@@ -206,7 +210,7 @@ class FixPO:
 
     def drop_momentum(self) -> None:
         """Zeroes the first moments of whatever L_KL reaches: they lead out of the trust region, and would have to be undone."""
-        for parameter in (*self.net.encoder.parameters(), *self.net.policy.parameters()):
+        for parameter in self.net.policy_parameters():
             self.optimizer.state[parameter]["exp_avg"].zero_()
 
     @torch.no_grad()
@@ -221,8 +225,9 @@ class FixPO:
         Not in the paper, whose fixup phase may never end. The KL grows about as alpha squared, hence the first guess.
         """
         guess, end = 0.95 * math.sqrt(self.cfg.limit / self.kl_max(minibatches)), copy.deepcopy(self.net)
-        for alpha in (*(guess / 2**i for i in range(10)), 0.0):
-            for parameter, a, b in zip(self.net.parameters(), self.published.parameters(), end.parameters(), strict=True):
+        for alpha in (*(guess / 2**i for i in range(11)), 0.0):
+            nets = (self.net, self.published, end)
+            for parameter, a, b in zip(*(net.policy_parameters() for net in nets), strict=True):
                 parameter.copy_(a + alpha * (b - a))
             if self.kl_max(minibatches) <= self.cfg.limit:
                 break

@@ -135,5 +135,6 @@ def train_scalars(learner: FixPOLearner, batch: Batch, progress: Progress) -> At
     stats.update({name: parts[name] for name in _SCALARS})
     stats.update(entropy=parts["distribution"].entropy(), value=parts["values"], ratio=parts["ratio"])
     stats.update(learner.candidate.model.summaries())
-    numbers = {key: x.detach().float().mean() if isinstance(x, Tensor) else x for key, x in stats.items()}
-    return AttrDict({key: x.item() if isinstance(x, Tensor) else x for key, x in numbers.items()})
+    tensors = {key: x.detach().float().mean() for key, x in stats.items() if isinstance(x, Tensor)}
+    stats.update(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))  # one read for all
+    return stats
