@@ -18,7 +18,7 @@ JOBS ?= 2
 # One by one to whichever process is free: tests differ a hundredfold in length.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help setup demo test test-slow lint format check bench clean
+.PHONY: help setup demo test test-slow lint format check bench rooms mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -58,6 +58,13 @@ check: test  ## same as test
 
 bench: setup  ## the learner beside stock sample-factory, on this machine
 	$(PY) -m benchmarks.learner
+
+rooms: setup  ## the picture of the rooms in CONTRIBUTING.md, from today's imports
+	$(PY) -m benchmarks.rooms --write
+
+mutants: setup  ## break the algorithm and the guarantee's files line by line: what does no test notice? (an hour)
+	$(PY) -m pip install -qq -c constraints.txt -e '.[mutants]'
+	$(PY) -m benchmarks.mutants --report=docs/mutants.md
 
 clean:  ## remove what was built; trained agents in train_dir stay
 	rm -rf .setup .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

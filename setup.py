@@ -55,12 +55,16 @@ DEV = [
     "pyright[nodejs]",
 ]
 
+# `make mutants`.
+MUTANTS = ["cosmic-ray"]
+
 EXTRAS = {
     "mujoco": ENVPOOL,
     "metaworld": ENVPOOL,
     "atari": ENVPOOL,
     "cluster": CLUSTER,
     "search": SEARCH,
+    "mutants": MUTANTS,
     "dev": DEV + ENVPOOL + SEARCH + CLUSTER,
 }
 

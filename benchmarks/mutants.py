@@ -198,10 +198,8 @@ class Tree:
 def serve() -> None:
     """The process beside a tree: imports what tests need of others, then runs each request in a fork."""
     import gymnasium  # noqa: F401
-    import hypothesis  # noqa: F401
     import pytest
     import torch  # noqa: F401
-    import vizdoom  # noqa: F401
 
     out = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -156,13 +157,13 @@ def layers(buildah: list[str], image: Image) -> None:
     print(f"  {sum(size[digest] for digest in digests) / 1e6:8.1f} MB  in all, not compressed")
 
 
-def index_settings() -> list[str]:
-    """Addresses and folders that pip on this side is set to; none of them may be in the image."""
+def index_settings(public_hosts: Sequence[str] = ()) -> list[str]:
+    """Addresses and folders that pip on this side is set to, but for hosts that are no secret; none may be in the image."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, text=True, check=False
     ).stdout
     words = re.findall(r"(?:[a-z+]+:/)?/[^\s'\"]+", listed)
-    public = ("//pypi.org", "//files.pythonhosted.org", "//download.pytorch.org")
+    public = [f"//{host}" for host in public_hosts]
     usual = ("/etc/ssl/", "/etc/pip", "/etc/xdg")
     return [word for word in words if not any(p in word for p in public) and not word.startswith(usual)]
 
@@ -181,7 +182,7 @@ def leaks(image: Image, settings: list[str]) -> list[str]:
     return found
 
 
-def try_basics(image: Image) -> None:
+def try_basics(image: Image, public_hosts: Sequence[str] = ()) -> None:
     """What needs no training."""
     done = image.run()
     check(done.returncode == 0 and "fixpo PROGRAM" in done.stdout, "no arguments: the usage", done.stdout)
@@ -200,7 +201,7 @@ def try_basics(image: Image) -> None:
     (image.volume / "key").write_text("not a real key\n")
     done = image.run("sh", "-c", "echo $WANDB_API_KEY $WANDB_MODE", WANDB_API_KEY_FILE="/runs/key")
     check(done.stdout == "not a real key offline\n", "W&B: its key by file, offline", done.stdout)
-    settings = index_settings()
+    settings = index_settings(public_hosts)
     found = leaks(image, settings)
     check(not found, f"none of pip's {len(settings)} settings of this machine is in the image", "\n".join(found))
 
@@ -261,6 +262,7 @@ def main() -> int:
     parser.add_argument("image")
     parser.add_argument("--layers_only", action="store_true", help="show them, and try nothing")
     parser.add_argument("--full_demo", action="store_true", help="12 minutes instead of one")
+    parser.add_argument("--public_host", action="append", default=[], help="of a package index that may be named in the image")
     parser.add_argument("--buildah", default="buildah", help="the command, with its global options")
     args = parser.parse_args()
     buildah = shlex.split(args.buildah)
@@ -271,7 +273,7 @@ def main() -> int:
             layers(buildah, image)
             if args.layers_only:
                 return 0
-            try_basics(image)
+            try_basics(image, args.public_host)
             try_training(image)
             try_demo(image, args.full_demo)
         except FailedCheckError as exc:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rooms import FILES, arrows, imports_of, page_with_picture, room_arrows, room_of
+
 ROOT = Path(__file__).resolve().parents[1]
 # Room -> the rooms it may import. `programs` are the files at the top of the package.
 MAY_IMPORT = {
@@ -30,56 +32,8 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def module_of(path):
-    """`sf_fixpo/learning/learner.py` -> `sf_fixpo.learning.learner`; a package is called as its folder is."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def source_files():
-    """The package's files, those behind its two links too."""
-    links = [ROOT / "sf_fixpo" / name for name in ("envs", "launcher")]
-    assert all(link.is_symlink() for link in links)
-    return sorted({path for folder in (ROOT / "sf_fixpo", *links) for path in folder.rglob("*.py")})
-
-
-FILES = {module_of(path): path for path in source_files()}
-
-
-def room_of(module):
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "programs"
-
-
-def imports_of(path, *, at_import_only=False):
-    """Modules of this package that a file imports; `at_import_only` leaves out what functions import when they are called."""
-    tree = ast.parse(path.read_text())
-    late = {
-        node
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-        if node is not function
-    }
-    for branch in ast.walk(tree):
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING":
-            late |= {node for line in branch.body for node in ast.walk(line)}
-    for node in ast.walk(tree):
-        if at_import_only and node in late:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in FILES else node.module
-
-
-def arrows(**how):
-    """(importer, imported) module pairs."""
-    return {(name, target) for name, path in FILES.items() for target in imports_of(path, **how) if target in FILES}
-
-
 def test_the_links_are_seen():
+    assert all((ROOT / "sf_fixpo" / name).is_symlink() for name in ("envs", "launcher"))
     assert {"sf_fixpo.envs.suite", "sf_fixpo.launcher.run", "sf_fixpo.learning.learner", "sf_fixpo.train"} <= FILES.keys()
 
 
@@ -92,6 +46,12 @@ def test_rooms_import_one_way():
         and there not in MAY_IMPORT[here]
     ]
     assert not wrong
+
+
+def test_few_arrows_between_rooms_and_the_page_shows_them():
+    assert len(room_arrows()) <= 25
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert page_with_picture(page) == page, "make rooms"
 
 
 def test_no_circle_of_modules():
