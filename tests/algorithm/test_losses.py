@@ -110,3 +110,61 @@ def test_invalid_samples_reach_neither_value_nor_gradient(poison):
 
 def test_no_valid_sample_gives_zero():
     assert losses.masked_mean(draw(0, 5), torch.zeros(5, dtype=torch.bool)).item() == 0.0
+
+
+def test_the_mean_of_one_valid_sample_is_that_sample():
+    x, one = torch.tensor([7.0, 3.0]), torch.tensor([False, True])
+    assert losses.masked_mean(x, one) == 3.0
+    assert losses.masked_mean(x, torch.zeros(2, dtype=torch.bool)) == 0.0
+
+
+def test_normalised_advantages_have_mean_0_and_deviation_1_over_the_valid_samples():
+    x = torch.tensor([1.0, 4.0, -2.0, 1e9])
+    valids = torch.tensor([True, True, True, False])
+    found, std = losses.normalized(x, valids)
+    expected = np.array([1.0, 4.0, -2.0])
+    assert std.item() == pytest.approx(expected.std(ddof=1))
+    np.testing.assert_allclose(found[:3], (expected - expected.mean()) / expected.std(ddof=1), rtol=1e-6)
+
+
+def test_advantages_that_are_all_alike_say_nothing():
+    found, std = losses.normalized(torch.full((4,), 0.1), torch.ones(4, dtype=torch.bool))
+    assert std < 1e-6
+    assert found.isfinite().all()
+    assert found.abs().max() < 1.0
+
+
+def test_values_are_clipped_to_the_old_ones_where_no_width_is_given():
+    values, returns, old = torch.tensor([2.0]), torch.tensor([5.0]), torch.tensor([1.0])
+    assert losses.value_loss(values, returns, torch.tensor([True]), old) == 16.0, "the larger error: of the old value"
+    assert losses.value_loss(values, returns, torch.tensor([True])) == 9.0
+
+
+def oracle_vtrace(ratio, values, rewards, dones, gamma, rho_max, c_max):
+    """Equation 1 of Espeholt et al. as it is written: a sum over the steps that follow, products of clipped ratios before each."""
+    steps = len(values)
+    behind = [*values[1:], (values[-1] - rewards[-1]) / gamma]
+    discount = [gamma * (1 - done) for done in dones]
+    delta = [min(rho_max, ratio[t]) * (rewards[t] + discount[t] * behind[t] - values[t]) for t in range(steps)]
+    targets = []
+    for s in range(steps):
+        total, weight = values[s], 1.0
+        for t in range(s, steps):
+            total += weight * delta[t]
+            weight *= discount[t] * min(c_max, ratio[t])
+        targets.append(total)
+    after = [*targets[1:], behind[-1]]
+    return targets, [min(rho_max, ratio[t]) * (rewards[t] + discount[t] * after[t] - values[t]) for t in range(steps)]
+
+
+@pytest.mark.parametrize(("rho_max", "c_max"), [(1.0, 1.0), (2.0, 0.7)])
+def test_vtrace_is_the_equation(rho_max, c_max):
+    rng = np.random.default_rng(3)
+    shape = (5, 7)
+    ratio, values, rewards = np.exp(rng.normal(size=shape)), rng.normal(size=shape), rng.normal(size=shape)
+    dones = (rng.random(shape) < 0.3).astype(float)
+    targets, advantages = losses.vtrace(*(torch.from_numpy(x) for x in (ratio, values, rewards, dones)), 0.9, rho_max, c_max)
+    for e in range(shape[0]):
+        expected = oracle_vtrace(ratio[e], values[e], rewards[e], dones[e], 0.9, rho_max, c_max)
+        np.testing.assert_allclose(targets[e], expected[0])
+        np.testing.assert_allclose(advantages[e], expected[1])

@@ -47,7 +47,7 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     learner = make_learner("FIXPO", shape, train_dir=tmp_path / "a", beta_lr=0.0, reference="behaviour", eps_kl=1e3)
     old = take_snapshot(learner)
     learner.train(make_batch(learner, seed=0))
-    learner.train(make_batch(learner, seed=1, invalid_share=invalid_share, snapshots=[old]))
+    learner.train(make_batch(learner, seed=1, done_rate=0.2, invalid_share=invalid_share, snapshots=[old]))
     batch, _ = learner._update
     minibatch = batch.minibatch(slice(0, 32), PRIMARY_KEYS + (VTRACE_KEYS if flags.get("with_vtrace") else GAE_KEYS))
     num_invalids = int((~batch.valids).sum())
