@@ -20,9 +20,9 @@ from sf_fixpo.learning.batch import Batch
 from sf_fixpo.learning.policy import Policy, action_parameters, full_precision
 from sf_fixpo.learning.verification import GuaranteeError
 
-# |difference| <= _TOLERANCE * (1 + |value|). Rounding of 32 recurrent steps through a deep network is about 1e-5 of float32 on a
+# |difference| <= tolerance * (1 + |value|). Rounding of 32 recurrent steps through a deep network is about 1e-5 of float32 on a
 # CPU; actors on a GPU may convolve in TF32, which rounds to 5e-4.
-_TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}
+_TOLERANCE_CPU, _TOLERANCE_ACCELERATOR = 1e-3, 2e-2
 
 # What torch itself makes different in training: known, and no part of the function that is checked.
 _KNOWN = (_DropoutNd, _NormBase, nn.RNNBase, nn.RReLU)
@@ -34,17 +34,20 @@ def _probe(batch: Batch) -> slice:
 
 
 def _comparable(batch: Batch, version: int) -> Tensor:
-    """[N] bool: valid samples of the published version; of a recurrent policy, where a whole trajectory is of that version."""
+    """[N] bool: valid samples of the published version; of a recurrent policy, where a whole trajectory is made of them.
+
+    After a sample that is not valid the learner goes on from an empty memory, and the actor from its own.
+    """
     current = batch.valids & (batch.samples["policy_version"] == version)
     if batch.sequences is None:
         return current
-    whole = (current == batch.valids).view(-1, batch.recurrence).all(1)
-    return current & whole.repeat_interleave(batch.recurrence)
+    return current.view(-1, batch.recurrence).all(1).repeat_interleave(batch.recurrence)
 
 
 def _far(found: Tensor, recorded: Tensor) -> Tensor:
     """[N] how far apart two sets of action parameters are, in units of the tolerance; infinite where one is not a number."""
-    unit = _TOLERANCE[found.device.type] * (1.0 + recorded.abs())
+    tolerance = _TOLERANCE_CPU if found.device.type == "cpu" else _TOLERANCE_ACCELERATOR
+    unit = tolerance * (1.0 + recorded.abs())
     return torch.nan_to_num((found - recorded).abs() / unit, nan=torch.inf).amax(1)
 
 

@@ -141,7 +141,7 @@ def test_values_are_clipped_to_the_old_ones_where_no_width_is_given():
 
 
 def oracle_vtrace(ratio, values, rewards, dones, gamma, rho_max, c_max):
-    """Equation 1 of Espeholt et al. as it is written: a sum over the steps that follow, products of clipped ratios before each."""
+    """Equation 1 of Espeholt et al. as it is written: a sum over the steps that follow, each weighed by the ratios before it."""
     steps = len(values)
     behind = [*values[1:], (values[-1] - rewards[-1]) / gamma]
     discount = [gamma * (1 - done) for done in dones]
