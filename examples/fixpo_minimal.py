@@ -1,10 +1,10 @@
 """FixPO in one file, on PyTorch and Gymnasium: `python examples/fixpo_minimal.py [--seed=N]` learns CartPole-v1 in seconds.
 
 FixPO (Zentner et al. 2023, arXiv:2312.05405) is PPO without clipping. A KL penalty with a learned multiplier beta keeps an update
-near the policy that collected the data, and the fixup phase, a few further gradient steps, brings it back wherever a state has
-been moved too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on.
+near the policy that collected the data, and the fixup phase, a few further gradient steps, brings it back where a state has moved
+too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on.
 
-Start at `FixPO.improve`, which is Algorithm 1 of the paper; a test holds it against the learner of `sf_fixpo`, step by step.
+Start at `FixPO.improve`, which is Algorithm 1 of the paper; a test holds it against the learner of `sf_fixpo`, update by update.
 
 Shapes: E environments, T steps of a rollout, N = E * T samples of a batch, B of a minibatch, O observation values, A actions.
 """
@@ -15,14 +15,12 @@ import argparse
 import copy
 import itertools
 import math
-from collections import deque
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.distributions import Categorical, kl_divergence
 
 # "obs" [N, O]; of the policy that acted "logits" [N, A], "actions", "log_probs", "values" [N]; "advantages", "returns" [N]
 Batch = dict[str, Tensor]
@@ -30,7 +28,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    """Settings, divergences in nats. The first seven are FixPO's own, as the paper has them for MuJoCo."""
+    """Settings, divergences in nats. The first seven are FixPO's own, the paper's for MuJoCo where it has them."""
 
     eps_kl: float = 0.5  # the bound of the trust region
     c_beta: float = 3.0  # the primary phase aims at eps_kl / c_beta, so that little is left to fix
@@ -40,69 +38,40 @@ class Config:
     max_fixup_steps: int = 50  # then the update goes back along its line
     fixup_plateau_steps: int = 10  # without progress; then the learning rate is halved
     learning_rate: float = 1e-3
-    adam_eps: float = 1e-6
     max_grad_norm: float = 0.5
     value_loss_coeff: float = 0.5
     value_clip: float = 1.0
     gamma: float = 0.99
     gae_lambda: float = 0.95
     reward_scale: float = 0.1  # the value of a pole that never falls is 100: in steps of value_clip that would take long
-    total_steps: int = 100_000
     num_envs: int = 8
     rollout: int = 128
     minibatch: int = 128
     epochs: int = 4
-    layers: tuple[int, ...] = (64, 64)
-
-    @property
-    def limit(self) -> float:
-        """What float32 divergences are compared with: a thousandth of the bound is kept free for rounding."""
-        return self.eps_kl * (1 - 1e-3)
 
 
 class ActorCritic(nn.Module):
     """A linear policy and a linear value on one encoder."""
 
-    def __init__(self, obs_size: int, num_actions: int, layers: tuple[int, ...]):
+    def __init__(self, obs_size: int, num_actions: int, layers: tuple[int, ...] = (64, 64)):
         super().__init__()
         sizes = itertools.pairwise((obs_size, *layers))
         self.encoder = nn.Sequential(*itertools.chain.from_iterable((nn.Linear(i, o), nn.Tanh()) for i, o in sizes))
         self.policy, self.value = nn.Linear(layers[-1], num_actions), nn.Linear(layers[-1], 1)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, A] and values [B] of observations [B, O]."""
+    def forward(self, obs: Tensor) -> tuple[Categorical, Tensor]:
+        """pi(.|s) and the values [B] of observations [B, O]."""
         features = self.encoder(obs)
-        return self.policy(features), self.value(features).squeeze(-1)
-
-    def policy_parameters(self) -> list[nn.Parameter]:
-        """What L_KL reaches: all but the value's own layer."""
-        return [*self.encoder.parameters(), *self.policy.parameters()]
+        return categorical(self.policy(features)), self.value(features).squeeze(-1)
 
 
-def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
-    """Returns log pi(a|s), [B], of logits [B, A] and actions [B]."""
-    return log_softmax(logits, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-
-def categorical_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """Returns D_KL[pi, pi_ref] at each state, [B], of logits [B, A]."""
-    log_p, log_q = log_softmax(logits, -1), log_softmax(ref_logits, -1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+def categorical(logits: Tensor) -> Categorical:
+    """Distribution over actions of logits [B, A]; torch's checks of its arguments would take longer than the network."""
+    return Categorical(logits=logits, validate_args=False)
 
 
 def gae(rewards: Tensor, dones: Tensor, values: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2015).
-
-    Args:
-        rewards: [E, T].
-        dones: [E, T], 1 where an episode ended with the step.
-        values: [E, T + 1]: that of the observation after the last step too.
-        gamma: discount of a reward.
-        gae_lambda: discount, beside gamma, of a temporal difference.
-
-    Returns:
-        Advantages and returns, [E, T] each.
-    """
+    """Advantages and returns (Schulman et al. 2015), [E, T], of rewards and dones [E, T] and values [E, T + 1], the last included."""
     advantages, following = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         discount = gamma * (1.0 - dones[:, t])
@@ -111,71 +80,66 @@ def gae(rewards: Tensor, dones: Tensor, values: Tensor, gamma: float, gae_lambda
     return advantages, advantages + values[:, :-1]
 
 
-class Report(NamedTuple):
-    """What an update did: largest KL at a state of its batch, fixup steps, how far along its line it went (1: all the way)."""
-
-    kl_max: float
-    fixup_steps: int
-    scale: float
-
-
 class FixPO:
-    """Trains `net`; only `published` acts, a copy that changes when the trust region holds, and never in between."""
+    """Trains `net`; only `published` acts, a copy that is written when the trust region holds, and never in between."""
 
     def __init__(self, net: ActorCritic, cfg: Config):
         self.cfg, self.net, self.published = cfg, net, copy.deepcopy(net)
-        self.optimizer = torch.optim.Adam(net.parameters(), cfg.learning_rate, eps=cfg.adam_eps)
+        self.optimizer = torch.optim.Adam(net.parameters(), cfg.learning_rate)
         self.beta = torch.tensor(cfg.beta_init, requires_grad=True)
         self.beta_optimizer = torch.optim.Adam([self.beta], cfg.beta_lr)
+        self.limit = cfg.eps_kl * (1 - 1e-3)  # the rest is kept free for float32's rounding
 
-    def improve(self, batch: Batch) -> Report:
+    def improve(self, batch: Batch) -> tuple[float, int, float]:
         """One policy improvement step, Algorithm 1; pi_theta', the reference, is the policy that collected the batch.
+
+        Returns:
+            Largest KL at a state of the batch, fixup steps, and how far along its line the update could go (1: all the way).
 
         Raises:
             RuntimeError: a gradient is not finite, or the trust region does not hold after all: nothing is published.
         """
         parts = zip(*(tensor.split(self.cfg.minibatch) for tensor in batch.values()), strict=True)
         minibatches = [dict(zip(batch, part, strict=True)) for part in parts]
-        fixup_steps, inside, scale = 0, True, 1.0
+        fixup_steps, inside, alpha = 0, True, 1.0
         for _ in range(self.cfg.epochs):
             for minibatch in minibatches:
                 self.primary_step(minibatch)
             steps, inside = self.fixup_phase(minibatches)
             fixup_steps += steps
         if not inside:
-            scale = self.go_back(minibatches)
+            alpha = self.go_back(minibatches)
         kl_max = self.kl_max(minibatches)
-        if not kl_max <= self.cfg.limit:  # and not `>`, which holds for nothing that is not a number
-            raise RuntimeError(f"KL {kl_max} is above {self.cfg.limit} after the fixup phase")
+        if not kl_max <= self.limit:  # and not `>`, which is false of a number that is none
+            raise RuntimeError(f"KL {kl_max} is above {self.limit} after the fixup phase")
         self.published.load_state_dict(self.net.state_dict())
-        return Report(kl_max, fixup_steps, scale)
+        return kl_max, fixup_steps, alpha
 
     def primary_step(self, minibatch: Batch) -> None:
-        """Lines 5 to 7: a step on L_theta = L_pi + L_VF + beta * L_KL, then one on L_beta."""
+        """Lines 5 to 7: L_theta = L_pi + L_VF + beta * L_KL, and L_beta."""
         cfg, old_values, returns = self.cfg, minibatch["values"], minibatch["returns"]
-        logits, values = self.net(minibatch["obs"])
+        policy, values = self.net(minibatch["obs"])
         std, mean = torch.std_mean(minibatch["advantages"])
         advantages = (minibatch["advantages"] - mean) / std.clamp_min(1e-7)
         # these wide limits are no part of the paper: sample-factory has them against outliers
-        ratio = (log_prob(logits, minibatch["actions"]) - minibatch["log_probs"]).exp().clamp(0.05, 20.0)
+        ratio = (policy.log_prob(minibatch["actions"]) - minibatch["log_probs"]).exp().clamp(0.05, 20.0)
         policy_loss = -(ratio * advantages).mean()  # no clipping as in PPO: the penalty takes its place
         clipped = old_values + (values - old_values).clamp(-cfg.value_clip, cfg.value_clip)
         value_loss = cfg.value_loss_coeff * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
-        kl = categorical_kl(logits, minibatch["logits"])
-        self.step_policy(policy_loss + value_loss + self.beta.detach() * kl.mean(), cfg.learning_rate)
-        self.step_beta(kl)
+        kl = kl_divergence(policy, categorical(minibatch["logits"]))
+        self.step(policy_loss + value_loss + self.beta.detach() * kl.mean(), kl, cfg.learning_rate)
 
     def fixup_phase(self, minibatches: list[Batch]) -> tuple[int, bool]:
-        """Lines 8 to 15: steps on L_KL alone, until each minibatch in turn has been found inside at the same weights.
+        """Lines 8 to 15: L_KL alone, and L_beta, until all minibatches in turn are found inside at the same weights.
 
         Returns:
             Steps taken; whether the trust region holds, which it may not after `max_fixup_steps`.
         """
         steps, inside, lowest, since_lowest, learning_rate = 0, 0, math.inf, 0, self.cfg.learning_rate
         for minibatch in itertools.cycle(minibatches):
-            kl = categorical_kl(self.net(minibatch["obs"])[0], minibatch["logits"])
+            kl = self.kl(minibatch)
             kl_max = kl.max().item()
-            if kl_max <= self.cfg.limit:
+            if kl_max <= self.limit:
                 inside += 1
                 if inside == len(minibatches):
                     break
@@ -188,60 +152,62 @@ class FixPO:
                 lowest, since_lowest = kl_max, 0
             elif since_lowest >= self.cfg.fixup_plateau_steps:
                 lowest, since_lowest, learning_rate = kl_max, 0, learning_rate / 2
-            self.step_policy(kl.mean(), learning_rate)
-            self.step_beta(kl)
+            self.step(kl.mean(), kl, learning_rate)
             steps, inside, since_lowest = steps + 1, 0, since_lowest + 1
         return steps, inside == len(minibatches)
 
-    def step_policy(self, loss: Tensor, learning_rate: float) -> None:
-        """One Adam step on theta; what the loss does not reach (the value, from L_KL) has no gradient, and Adam skips it."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self, loss: Tensor, kl: Tensor, learning_rate: float) -> None:
+        """One Adam step on theta, then one on L_beta = beta * sg[eps_kl - c_beta * max KL] with the `kl` [B] of before.
+
+        beta rises while c_beta * max KL is above the bound. What the loss does not reach (L_KL not the value) has no gradient.
+        """
+        self.optimizer.zero_grad(set_to_none=True)  # Adam skips None; at 0 its momentum would move the value all the same
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.cfg.max_grad_norm, error_if_nonfinite=True)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
 
-    def step_beta(self, kl: Tensor) -> None:
-        """One Adam step on L_beta = beta * sg[eps_kl - c_beta * max KL] (section 3.1), of `kl` [B] before theta's step."""
-        self.beta_optimizer.zero_grad()
-        (self.beta * (self.cfg.eps_kl - self.cfg.c_beta * kl.max()).detach()).backward()
+        self.beta.grad = (self.cfg.eps_kl - self.cfg.c_beta * kl.max()).detach()  # of L_beta, to beta
         self.beta_optimizer.step()
         self.beta.data.clamp_(0.0, self.cfg.beta_max)
 
-    def drop_momentum(self) -> None:
-        """Zeroes the first moments of whatever L_KL reaches: they lead out of the trust region, and would have to be undone."""
-        for parameter in self.net.policy_parameters():
-            self.optimizer.state[parameter]["exp_avg"].zero_()
+    def kl(self, minibatch: Batch) -> Tensor:
+        """D_KL[pi_theta, pi_theta'] at each state, [B]."""
+        return kl_divergence(self.net(minibatch["obs"])[0], categorical(minibatch["logits"]))
 
     @torch.no_grad()
     def kl_max(self, minibatches: list[Batch]) -> float:
         """Largest divergence at a state of the batch; nan if there is one."""
-        return torch.cat([categorical_kl(self.net(m["obs"])[0], m["logits"]) for m in minibatches]).max().item()
+        return torch.cat([self.kl(minibatch) for minibatch in minibatches]).max().item()
+
+    def drop_momentum(self) -> None:
+        """Zeroes Adam's first moments of what L_KL reaches: they lead out of the trust region, and would have to be undone."""
+        for parameter in (*self.net.encoder.parameters(), *self.net.policy.parameters()):
+            self.optimizer.state[parameter]["exp_avg"].zero_()
 
     @torch.no_grad()
     def go_back(self, minibatches: list[Batch]) -> float:
-        """Along theta' + alpha * (theta - theta'), back to where the trust region holds; at theta' it does. Returns alpha.
+        """To theta' + alpha * (theta - theta'), alpha (returned) so small that the trust region holds; at theta' it does.
 
         Not in the paper, whose fixup phase may never end. The KL grows about as alpha squared, hence the first guess.
         """
-        guess, end = 0.95 * math.sqrt(self.cfg.limit / self.kl_max(minibatches)), copy.deepcopy(self.net)
-        for alpha in (*(guess / 2**i for i in range(11)), 0.0):
-            nets = (self.net, self.published, end)
-            for parameter, a, b in zip(*(net.policy_parameters() for net in nets), strict=True):
+        guess, end = 0.95 * math.sqrt(self.limit / self.kl_max(minibatches)), copy.deepcopy(self.net)
+        for alpha in (*(guess / 2**i for i in range(10)), 0.0):
+            for parameter, a, b in zip(self.net.parameters(), self.published.parameters(), end.parameters(), strict=True):
                 parameter.copy_(a + alpha * (b - a))
-            if self.kl_max(minibatches) <= self.cfg.limit:
+            if self.kl_max(minibatches) <= self.limit:
                 break
         self.drop_momentum()
         return alpha
 
 
 class Actors:
-    """Plays a policy in some environments; `finished` has the returns of the newest episodes."""
+    """Plays a policy in some environments; `finished` has the returns of all episodes so far."""
 
     def __init__(self, env: str, cfg: Config, seed: int):
         self.cfg, self.envs = cfg, [gym.make(env) for _ in range(cfg.num_envs)]
         self.obs = torch.stack([torch.as_tensor(e.reset(seed=seed + i)[0]) for i, e in enumerate(self.envs)])
-        self.running, self.finished = [0.0] * cfg.num_envs, deque(maxlen=20)
+        self.running, self.finished = [0.0] * cfg.num_envs, []
 
     @torch.no_grad()
     def collect(self, net: ActorCritic) -> Batch:
@@ -249,9 +215,9 @@ class Actors:
         cfg, steps, rewards = self.cfg, [], torch.zeros(self.cfg.num_envs, self.cfg.rollout)
         dones = torch.zeros_like(rewards)
         for t in range(cfg.rollout):
-            logits, values = net(self.obs)
-            actions = torch.distributions.Categorical(logits=logits).sample()
-            steps.append((self.obs.clone(), logits, actions, log_prob(logits, actions), values))
+            policy, values = net(self.obs)
+            actions = policy.sample()
+            steps.append((self.obs.clone(), policy.logits, actions, policy.log_prob(actions), values))
             for e, env in enumerate(self.envs):
                 obs, reward, terminated, truncated, _ = env.step(actions[e].item())
                 rewards[e, t], dones[e, t] = cfg.reward_scale * reward, terminated or truncated
@@ -277,16 +243,18 @@ def main() -> None:
     seed, cfg, env = parser.parse_args().seed, Config(), "CartPole-v1"
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # a second thread would cost more than such small tensors do
-    actors, learner = Actors(env, cfg, seed), FixPO(ActorCritic(4, 2, cfg.layers), cfg)
-    for step in range(0, cfg.total_steps, cfg.num_envs * cfg.rollout):
-        report = learner.improve(actors.collect(learner.published))
-        if step % 10_240 == 0:
-            mean = sum(actors.finished) / len(actors.finished)
-            print(f"{step:6d} steps  return {mean:5.1f}  beta {learner.beta.item():4.2f}  {report}", flush=True)
+    actors, learner = Actors(env, cfg, seed), FixPO(ActorCritic(4, 2), cfg)
+    for update in range(1, 101):
+        kl_max, fixup_steps, _ = learner.improve(actors.collect(learner.published))
+        if update % 10 == 0:
+            recent, steps = actors.finished[-20:], update * cfg.num_envs * cfg.rollout
+            print(
+                f"{steps:6d} steps: return {sum(recent) / len(recent):5.1f}, KL at most {kl_max:.3f}, {fixup_steps} fixup steps"
+            )
     judge = Actors(env, replace(cfg, num_envs=1), seed + 1000)  # one, because of several the short episodes would end first
     while len(judge.finished) < 20:
         judge.collect(learner.published)
-    print(f"evaluation return {sum(judge.finished) / 20:.1f}")
+    print(f"evaluation return {sum(judge.finished[:20]) / 20:.1f}")
 
 
 if __name__ == "__main__":

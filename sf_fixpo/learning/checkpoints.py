@@ -215,7 +215,7 @@ def tidy(folder: str | os.PathLike, prefix: str, written: str | os.PathLike, kee
     older = [path for path, at in steps.items() if at is not None and at <= reached]
     for path in [path for path, at in steps.items() if at is not None and at > reached]:
         _put_aside(path, "superseded")
-    for path in older[: max(0, len(older) + 1 - max(keep, 1))]:
+    for path in older[: max(0, len(older) + 1 - keep)]:
         with _tolerated(path):
             path.unlink()
 
