@@ -110,7 +110,8 @@ class Improvement:
             `adv_std`, `distribution`.
         """
         model, valids = self.candidate.model, minibatch.valids
-        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing)
+        at_once = self.candidate.samples_at_once(minibatch.obs)
+        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         distribution, values = model.action_distribution(), outputs["values"].reshape(-1)
         ratio = (distribution.log_prob(minibatch.actions) - minibatch.log_prob_actions).exp().clamp(_RATIO_MIN, _RATIO_MAX)
         advantages, targets = self._targets(minibatch, ratio, values)
@@ -146,7 +147,8 @@ class Improvement:
         """One step on L_KL (or beta * L_KL) and one on L_beta; no value, policy or exploration term."""
         self.candidate.model.train()
         minibatch = batch.minibatch(part, FIXUP_KEYS)
-        parameters = action_parameters(self.candidate.model, minibatch.obs, minibatch.rnn_states, minibatch.packing)
+        model, at_once = self.candidate.model, self.candidate.samples_at_once(minibatch.obs)
+        parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
         beta = self.multiplier.beta if self._fixpo.fixup_loss == "beta_kl" else None
         self._descend(progress, kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate)

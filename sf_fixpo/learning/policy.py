@@ -5,6 +5,7 @@ Shapes: N samples (trajectories of `recurrence` steps one after the other), A ac
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,11 @@ from sf_fixpo.learning.state import FlatState
 
 # Whose actor can be evaluated without the critic beside it: exactly these, a subclass may do anything.
 _SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
+
+
+# Values of images that a known encoder gets in one call. Measured, 72 x 96 pixels on two CPU cores: 1024 images at once take 2.5
+# times as long as 64 after 64, forward and backward alike.
+_IMAGE_VALUES = 1 << 20
 
 
 @contextmanager
@@ -44,7 +50,17 @@ def full_precision() -> Iterator[None]:
             leaf.fp32_precision = kind
 
 
-def forward(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> TensorDict:
+def _encode(encoder: Callable[[TensorDict], Tensor], obs: TensorDict, at_once: int) -> Tensor:
+    """Features [n, F], of `at_once` samples at a time: what a few images are turned into stays in the processor's cache."""
+    count = len(next(iter(obs.values())))
+    if count <= at_once:
+        return encoder(obs)
+    return torch.cat([encoder(obs[i : i + at_once]) for i in range(0, count, at_once)])
+
+
+def forward(
+    model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
+) -> TensorDict:
     """The three parts of sample-factory's forward pass over whole trajectories, as its learner calls them.
 
     Args:
@@ -52,11 +68,12 @@ def forward(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Pa
         obs: normalised observations, [n, ...] each.
         rnn_states: [n, S] recorded before each step.
         packing: of the n samples; None for a policy without memory, whose core gets each sample's own state.
+        at_once: samples that the encoder gets in one call.
 
     Returns:
         `action_logits` [n, A] and `values` [n], with gradient where it is enabled.
     """
-    x = model.forward_head(obs)
+    x = _encode(model.forward_head, obs, at_once)
     if packing is None:
         x, _ = model.forward_core(x, rnn_states)
     else:
@@ -66,11 +83,13 @@ def forward(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Pa
     return model.forward_tail(x, values_only=False, sample_actions=False)
 
 
-def action_parameters(model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> Tensor:
+def action_parameters(
+    model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
+) -> Tensor:
     """`forward`'s action parameters [n, A], without the critic where the class is known to have one apart."""
     if type(model) not in _SEPARATE:
-        return forward(model, obs, rnn_states, packing)["action_logits"]
-    x = model.actor_encoder(obs)
+        return forward(model, obs, rnn_states, packing, at_once)["action_logits"]
+    x = _encode(model.actor_encoder, obs, at_once)
     if packing is not None:
         sequences, first = packing.pack(x, rnn_states.chunk(len(model.cores), dim=1)[0])
         sequences, _ = model.actor_core(sequences, first)
@@ -137,6 +156,11 @@ class Policy:
         self.model.train(training)
         return channels_last(obs) if self.fast_images else TensorDict(obs)
 
+    def samples_at_once(self, obs: TensorDict) -> int:
+        """How many samples the encoder gets in one call: some of them, where each is known to be encoded for itself."""
+        values = sum(x[0].numel() for x in obs.values() if x.dim() == 4) if self.fast_images else 0
+        return max(1, _IMAGE_VALUES // values) if values else sys.maxsize
+
     @torch.no_grad()
     def action_parameters(self, obs: TensorDict, rnn_states: Tensor, packing: Packing | None) -> Tensor:
         """[n, A]: what an actor with this state would act by, in eval mode and full float32.
@@ -149,7 +173,7 @@ class Policy:
         training = self.model.training
         self.model.eval()
         with full_precision():
-            parameters = action_parameters(self.model, obs, rnn_states, packing)
+            parameters = action_parameters(self.model, obs, rnn_states, packing, self.samples_at_once(obs))
         if training:
             self.model.train()
         return parameters

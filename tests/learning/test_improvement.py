@@ -124,6 +124,31 @@ def test_the_actor_without_its_critic_is_the_whole_networks_actor(share, core, t
     assert torch.equal(action_parameters(model, *arguments), forward(model, *arguments)["action_logits"])
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_images_encoded_some_at_a_time_give_the_same(share, tmp_path, monkeypatch):
+    """Values and gradients; only where the encoder is known to look at each image for itself."""
+    space = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 36, 36), np.uint8))
+    flags = {**BUSY, "encoder_conv_architecture": "convnet_impala", "encoder_conv_mlp_layers": [16], "normalize_input": False}
+    shape = small_shape(space, actor_critic_share_weights=share, obs_scale=255.0, **flags)
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path)
+    learner.train(make_batch(learner, seed=0))
+    batch, _ = learner._update
+    minibatch = batch.minibatch(slice(0, 32), PRIMARY_KEYS + GAE_KEYS)
+    found = []
+    for at_once in (32, 5):
+        monkeypatch.setattr("sf_fixpo.learning.policy._IMAGE_VALUES", at_once * 3 * 36 * 36)
+        assert learner.candidate.samples_at_once(minibatch.obs) == at_once
+        loss, _ = learner.improvement.losses(minibatch, 0)
+        parameters = [parameter for parameter in learner.actor_critic.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters)
+        checked = learner.verifier.staged.action_parameters(minibatch.obs, minibatch.rnn_states, None)
+        found.append((loss.detach(), checked, *gradients))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(learner.candidate, "fast_images", False)
+    assert learner.candidate.samples_at_once(minibatch.obs) > 1 << 40
+
+
 @pytest.mark.parametrize("base", [ActorCriticSharedWeights, ActorCriticSeparateWeights])
 def test_a_class_that_is_not_known_gets_the_full_pass(base, tmp_path):
     """A subclass may do anything with its parts."""
