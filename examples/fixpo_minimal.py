@@ -2,20 +2,18 @@
 
 FixPO (Zentner et al. 2023, arXiv:2312.05405) is PPO without clipping. A KL penalty with a learned multiplier beta keeps an update
 near the policy that collected the data, and the fixup phase, a few further gradient steps, brings it back where a state has moved
-too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on.
-
-Start at `FixPO.improve`, which is Algorithm 1 of the paper; a test holds it against the learner of `sf_fixpo`, update by update.
+too far. So no policy ever acts whose KL is above eps_kl at any state of the batch that it was trained on. Read `FixPO.improve`
+first: it is Algorithm 1 of the paper. A test holds it against the learner of `sf_fixpo`, update by update.
 
 Shapes: E environments, T steps of a rollout, N = E * T samples of a batch, B of a minibatch, O observation values, A actions.
 """
-
-from __future__ import annotations
 
 import argparse
 import copy
 import itertools
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import gymnasium as gym
 import torch
@@ -51,32 +49,25 @@ class Config:
 
 
 class ActorCritic(nn.Module):
-    """A linear policy and a linear value on one encoder."""
+    """`policy` is an encoder and a linear layer, and all that L_KL reaches; `value` is a linear layer on the same encoder."""
 
-    def __init__(self, obs_size: int, num_actions: int, layers: tuple[int, ...] = (64, 64)):
+    def __init__(self, obs_size: int, num_actions: int, width: int = 64):
         super().__init__()
-        sizes = itertools.pairwise((obs_size, *layers))
-        self.encoder = nn.Sequential(*itertools.chain.from_iterable((nn.Linear(i, o), nn.Tanh()) for i, o in sizes))
-        self.policy, self.value = nn.Linear(layers[-1], num_actions), nn.Linear(layers[-1], 1)
+        encoder = nn.Sequential(nn.Linear(obs_size, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+        self.policy, self.value = nn.Sequential(encoder, nn.Linear(width, num_actions)), nn.Linear(width, 1)
 
     def forward(self, obs: Tensor) -> tuple[Categorical, Tensor]:
         """pi(.|s) and the values [B] of observations [B, O]."""
-        features = self.encoder(obs)
-        return categorical(self.policy(features)), self.value(features).squeeze(-1)
-
-
-def categorical(logits: Tensor) -> Categorical:
-    """Distribution over actions of logits [B, A]; torch's checks of its arguments would take longer than the network."""
-    return Categorical(logits=logits, validate_args=False)
+        features = self.policy[0](obs)
+        return Categorical(logits=self.policy[1](features)), self.value(features).squeeze(-1)
 
 
 def gae(rewards: Tensor, dones: Tensor, values: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns (Schulman et al. 2015), [E, T], of rewards and dones [E, T] and values [E, T + 1], the last included."""
+    """Advantages and returns [E, T] (Schulman et al. 2015) of rewards [E, T], dones [E, T], values [E, T + 1] with the last."""
     advantages, following = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         discount = gamma * (1.0 - dones[:, t])
-        following = rewards[:, t] + discount * values[:, t + 1] - values[:, t] + discount * gae_lambda * following
-        advantages[:, t] = following
+        following = advantages[:, t] = rewards[:, t] + discount * (values[:, t + 1] + gae_lambda * following) - values[:, t]
     return advantages, advantages + values[:, :-1]
 
 
@@ -90,30 +81,30 @@ class FixPO:
         self.beta_optimizer = torch.optim.Adam([self.beta], cfg.beta_lr)
         self.limit = cfg.eps_kl * (1 - 1e-3)  # the rest is kept free for float32's rounding
 
-    def improve(self, batch: Batch) -> tuple[float, int, float]:
+    def improve(self, batch: Batch) -> tuple[float, int]:
         """One policy improvement step, Algorithm 1; pi_theta', the reference, is the policy that collected the batch.
 
         Returns:
-            Largest KL at a state of the batch, fixup steps, and how far along its line the update could go (1: all the way).
+            Largest KL of the new policy at a state of the batch; fixup steps that it took.
 
         Raises:
             RuntimeError: a gradient is not finite, or the trust region does not hold after all: nothing is published.
         """
-        parts = zip(*(tensor.split(self.cfg.minibatch) for tensor in batch.values()), strict=True)
-        minibatches = [dict(zip(batch, part, strict=True)) for part in parts]
-        fixup_steps, inside, alpha = 0, True, 1.0
+        parts = torch.arange(len(batch["obs"])).split(self.cfg.minibatch)
+        minibatches = [{key: tensor[part] for key, tensor in batch.items()} for part in parts]
+        fixup_steps, inside = 0, True
         for _ in range(self.cfg.epochs):
             for minibatch in minibatches:
                 self.primary_step(minibatch)
             steps, inside = self.fixup_phase(minibatches)
             fixup_steps += steps
         if not inside:
-            alpha = self.go_back(minibatches)
+            self.go_back(minibatches)
         kl_max = self.kl_max(minibatches)
-        if not kl_max <= self.limit:  # and not `>`, which is false of a number that is none
+        if not kl_max <= self.limit:  # what is not a number fails this as well
             raise RuntimeError(f"KL {kl_max} is above {self.limit} after the fixup phase")
         self.published.load_state_dict(self.net.state_dict())
-        return kl_max, fixup_steps, alpha
+        return kl_max, fixup_steps
 
     def primary_step(self, minibatch: Batch) -> None:
         """Lines 5 to 7: L_theta = L_pi + L_VF + beta * L_KL, and L_beta."""
@@ -126,54 +117,46 @@ class FixPO:
         policy_loss = -(ratio * advantages).mean()  # no clipping as in PPO: the penalty takes its place
         clipped = old_values + (values - old_values).clamp(-cfg.value_clip, cfg.value_clip)
         value_loss = cfg.value_loss_coeff * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
-        kl = kl_divergence(policy, categorical(minibatch["logits"]))
+        kl = kl_divergence(policy, Categorical(logits=minibatch["logits"]))
         self.step(policy_loss + value_loss + self.beta.detach() * kl.mean(), kl, cfg.learning_rate)
 
     def fixup_phase(self, minibatches: list[Batch]) -> tuple[int, bool]:
-        """Lines 8 to 15: L_KL alone, and L_beta, until all minibatches in turn are found inside at the same weights.
-
-        Returns:
-            Steps taken; whether the trust region holds, which it may not after `max_fixup_steps`.
-        """
+        """Lines 8 to 15: L_KL alone, and L_beta, until each minibatch in turn is inside; returns (steps, whether all are)."""
         steps, inside, lowest, since_lowest, learning_rate = 0, 0, math.inf, 0, self.cfg.learning_rate
-        for minibatch in itertools.cycle(minibatches):
-            kl = self.kl(minibatch)
+        in_turn = itertools.cycle(minibatches)
+        while inside < len(minibatches):
+            kl = self.kl(next(in_turn))
             kl_max = kl.max().item()
             if kl_max <= self.limit:
                 inside += 1
-                if inside == len(minibatches):
-                    break
                 continue
             if steps == 0:
                 self.drop_momentum()
             if steps == self.cfg.max_fixup_steps:
-                break
+                return steps, False
             if kl_max < 0.99 * lowest:
                 lowest, since_lowest = kl_max, 0
             elif since_lowest >= self.cfg.fixup_plateau_steps:
                 lowest, since_lowest, learning_rate = kl_max, 0, learning_rate / 2
             self.step(kl.mean(), kl, learning_rate)
             steps, inside, since_lowest = steps + 1, 0, since_lowest + 1
-        return steps, inside == len(minibatches)
+        return steps, True
 
     def step(self, loss: Tensor, kl: Tensor, learning_rate: float) -> None:
-        """One Adam step on theta, then one on L_beta = beta * sg[eps_kl - c_beta * max KL] with the `kl` [B] of before.
-
-        beta rises while c_beta * max KL is above the bound. What the loss does not reach (L_KL not the value) has no gradient.
-        """
-        self.optimizer.zero_grad(set_to_none=True)  # Adam skips None; at 0 its momentum would move the value all the same
+        """One Adam step on theta, then one on L_beta = beta * sg[eps_kl - c_beta * max KL] with the `kl` [B] of before."""
+        # None and not 0 where the loss does not reach, as L_KL does not reach the value: Adam skips that, its momentum included
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.cfg.max_grad_norm, error_if_nonfinite=True)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
-
-        self.beta.grad = (self.cfg.eps_kl - self.cfg.c_beta * kl.max()).detach()  # of L_beta, to beta
+        self.beta.grad = (self.cfg.eps_kl - self.cfg.c_beta * kl.max()).detach()  # beta rises while c_beta * max KL > eps_kl
         self.beta_optimizer.step()
         self.beta.data.clamp_(0.0, self.cfg.beta_max)
 
     def kl(self, minibatch: Batch) -> Tensor:
         """D_KL[pi_theta, pi_theta'] at each state, [B]."""
-        return kl_divergence(self.net(minibatch["obs"])[0], categorical(minibatch["logits"]))
+        return kl_divergence(self.net(minibatch["obs"])[0], Categorical(logits=minibatch["logits"]))
 
     @torch.no_grad()
     def kl_max(self, minibatches: list[Batch]) -> float:
@@ -181,24 +164,21 @@ class FixPO:
         return torch.cat([self.kl(minibatch) for minibatch in minibatches]).max().item()
 
     def drop_momentum(self) -> None:
-        """Zeroes Adam's first moments of what L_KL reaches: they lead out of the trust region, and would have to be undone."""
-        for parameter in (*self.net.encoder.parameters(), *self.net.policy.parameters()):
+        """Zeroes Adam's first moments of the policy: they lead out of the trust region, and would have to be undone."""
+        for parameter in self.net.policy.parameters():
             self.optimizer.state[parameter]["exp_avg"].zero_()
 
     @torch.no_grad()
-    def go_back(self, minibatches: list[Batch]) -> float:
-        """To theta' + alpha * (theta - theta'), alpha (returned) so small that the trust region holds; at theta' it does.
-
-        Not in the paper, whose fixup phase may never end. The KL grows about as alpha squared, hence the first guess.
-        """
-        guess, end = 0.95 * math.sqrt(self.limit / self.kl_max(minibatches)), copy.deepcopy(self.net)
-        for alpha in (*(guess / 2**i for i in range(10)), 0.0):
-            for parameter, a, b in zip(self.net.parameters(), self.published.parameters(), end.parameters(), strict=True):
-                parameter.copy_(a + alpha * (b - a))
+    def go_back(self, minibatches: list[Batch]) -> None:
+        """Takes the policy to theta' + alpha * (theta - theta'), alpha so small that the trust region holds: at 0 it does."""
+        # not in the paper, whose fixup phase may never end; the KL grows about as alpha squared, hence the first guess
+        guess, end = 0.95 * math.sqrt(self.limit / self.kl_max(minibatches)), copy.deepcopy(self.net.policy)
+        for alpha in (*(guess / 2**i for i in range(11)), 0.0):
+            for p, a, b in zip(*(x.parameters() for x in (self.net.policy, self.published.policy, end)), strict=True):
+                p.copy_(a + alpha * (b - a))
             if self.kl_max(minibatches) <= self.limit:
                 break
         self.drop_momentum()
-        return alpha
 
 
 class Actors:
@@ -212,8 +192,7 @@ class Actors:
     @torch.no_grad()
     def collect(self, net: ActorCritic) -> Batch:
         """T steps in each environment, shuffled, so that each minibatch is of all."""
-        cfg, steps, rewards = self.cfg, [], torch.zeros(self.cfg.num_envs, self.cfg.rollout)
-        dones = torch.zeros_like(rewards)
+        cfg, steps, (rewards, dones) = self.cfg, [], torch.zeros(2, self.cfg.num_envs, self.cfg.rollout)
         for t in range(cfg.rollout):
             policy, values = net(self.obs)
             actions = policy.sample()
@@ -242,19 +221,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     seed, cfg, env = parser.parse_args().seed, Config(), "CartPole-v1"
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # a second thread would cost more than such small tensors do
+    torch.set_num_threads(1)  # tensors are so small that a second thread would cost more than it does,
+    Categorical.set_default_validate_args(False)  # and that checking arguments would take longer than the network
     actors, learner = Actors(env, cfg, seed), FixPO(ActorCritic(4, 2), cfg)
     for update in range(1, 101):
-        kl_max, fixup_steps, _ = learner.improve(actors.collect(learner.published))
+        kl_max, fixups = learner.improve(actors.collect(learner.published))
         if update % 10 == 0:
-            recent, steps = actors.finished[-20:], update * cfg.num_envs * cfg.rollout
-            print(
-                f"{steps:6d} steps: return {sum(recent) / len(recent):5.1f}, KL at most {kl_max:.3f}, {fixup_steps} fixup steps"
-            )
+            mean = fmean(actors.finished[-20:])
+            print(f"update {update:3d}: return {mean:5.1f}, KL {kl_max:.3f}, beta {learner.beta:.2f}, {fixups} fixup steps")
     judge = Actors(env, replace(cfg, num_envs=1), seed + 1000)  # one, because of several the short episodes would end first
     while len(judge.finished) < 20:
         judge.collect(learner.published)
-    print(f"evaluation return {sum(judge.finished[:20]) / 20:.1f}")
+    print(f"evaluation return {fmean(judge.finished[:20]):.1f}")
 
 
 if __name__ == "__main__":

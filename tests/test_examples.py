@@ -23,17 +23,19 @@ LAYERS = {
     "critic_linear": "value",
 }
 WIDTH = 16
-NETWORK = {"use_rnn": False, "nonlinearity": "tanh", "encoder_mlp_layers": [WIDTH, WIDTH], "actor_critic_share_weights": True}
 PLAIN = {
-    **{name: False for name in ("normalize_input", "normalize_returns", "shuffle_minibatches", "value_bootstrap")},
+    **dict.fromkeys(("normalize_input", "normalize_returns", "shuffle_minibatches", "value_bootstrap", "use_rnn"), False),
     "exploration_loss_coeff": 0.0,
+    "batch_size": 16,
+    "num_batches_per_epoch": 4,
     "max_grad_norm": 0.5,
     "adam_eps": 1e-8,
 }
-# where the fixup phase finds an end; where it halves its learning rate, gives up and goes back
+# what has to happen in an update, by the name of the record's field, and settings under which it does
 CASES = {
-    "fixup": {"num_epochs": 3, "learning_rate": 2e-2, "beta_init": 0.1},
-    "way_back": {"learning_rate": 3e-2, "beta_init": 0.1, "max_fixup_steps": 2, "fixup_plateau_steps": 1},
+    "fixup_steps": {"num_epochs": 3, "learning_rate": 2e-2, "beta_init": 0.1},
+    "lr_halvings": {"learning_rate": 3e-2, "fixup_plateau_steps": 1},
+    "backtracks": {"learning_rate": 3e-2, "beta_init": 0.0, "max_fixup_steps": 1},
 }
 
 
@@ -80,28 +82,62 @@ def prepared(minimal, one_file, batch):
     return {name: tensor.flatten(0, 1).clone() for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_file_and_the_learner_do_the_same(case, minimal, tmp_path):
+@pytest.mark.parametrize("happens", CASES)
+def test_one_file_and_the_learner_do_the_same(happens, minimal, tmp_path):
     """Weights and beta to float32 rounding, and fixup steps exactly, over 20 updates of the same minibatches."""
-    flags = {**BUSY, **NETWORK, **PLAIN, **CASES[case]}
-    fixpo = {name: flags.pop(name) for name in ("eps_kl", "beta_init", "max_fixup_steps", "fixup_plateau_steps") if name in flags}
-    shape = small_shape(action_space=gym.spaces.Discrete(4), **flags)
-    learner = make_learner("FIXPO", shape, train_dir=tmp_path, beta_lr=0.05, **fixpo)
+    settings = {**BUSY, **PLAIN, "beta_lr": 0.05, **CASES[happens]}
+    shape = small_shape(action_space=gym.spaces.Discrete(4), encoder_mlp_layers=[WIDTH, WIDTH])
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, **settings)
     one_file = minimal_learner(minimal, learner)
-    records = []
+    happened = 0
     for seed in range(20):
         batch = make_batch(learner, seed=seed)
         kl_max, fixup_steps = one_file.improve(prepared(minimal, one_file, batch))
         learner.train(batch)
-        records.append(record := learner.last_record)
+        record = learner.last_record
+        happened += getattr(record, happens)
         assert fixup_steps == record.fixup_steps, f"update {seed}"
-        assert kl_max == pytest.approx(record.kl_max, rel=1e-3, abs=1e-6)
-        assert one_file.beta.item() == pytest.approx(record.beta, rel=1e-5)
-        expected = renamed(learner.param_server.actor_critic.state_dict())
-        difference = max((one_file.published.state_dict()[k] - expected[k]).abs().max() for k in expected)
-        print(seed, fixup_steps, record.backtracks, record.lr_halvings, float(difference), kl_max-record.kl_max, one_file.beta.item()-record.beta)
-        torch.testing.assert_close(dict(one_file.published.state_dict()), expected, rtol=0, atol=1e-5)
-    assert sum(record.fixup_steps for record in records) > 10
-    if case == "way_back":
-        assert sum(record.backtracks for record in records) > 1
-        assert sum(record.lr_halvings for record in records) > 1
+        assert kl_max == pytest.approx(record.kl_max, abs=1e-5)
+        # torch's Adam counts its steps in float64, the learner's multiplier in float32
+        assert one_file.beta.item() == pytest.approx(record.beta, abs=5e-5)
+        published = renamed(learner.param_server.actor_critic.state_dict())
+        torch.testing.assert_close(dict(one_file.published.state_dict()), published, rtol=0, atol=1e-5)
+    assert happened > 1
+
+
+def test_a_policy_that_has_left_the_trust_region_is_not_published(minimal, monkeypatch):
+    """The final check does not rely on the phases before it: an error, and the weights that act stay as they were."""
+    one_file = minimal.FixPO(minimal.ActorCritic(3, 2, 8), minimal.Config(minibatch=16, learning_rate=1.0, beta_init=0.0))
+    obs, actions = torch.randn(64, 3), torch.randint(2, (64,))
+    with torch.no_grad():
+        policy, values = one_file.published(obs)
+    log_probs = policy.log_prob(actions)
+    advantages = torch.randn(64)
+    batch = {"obs": obs, "logits": policy.logits, "actions": actions, "log_probs": log_probs, "values": values}
+    batch |= {"advantages": advantages, "returns": values + advantages}
+    before = {name: tensor.clone() for name, tensor in one_file.published.state_dict().items()}
+    monkeypatch.setattr(one_file, "fixup_phase", lambda minibatches: (0, True))
+    with pytest.raises(RuntimeError, match="after the fixup phase"):
+        one_file.improve(batch)
+    torch.testing.assert_close(dict(one_file.published.state_dict()), before, rtol=0, atol=0)
+    batch["advantages"][0] = torch.nan
+    with pytest.raises(RuntimeError, match="non-finite"):
+        one_file.improve(batch)
+    torch.testing.assert_close(dict(one_file.published.state_dict()), before, rtol=0, atol=0)
+
+
+def test_it_needs_nothing_of_this_project_and_can_be_held_in_the_head():
+    text = MINIMAL.read_text()
+    nodes = list(ast.walk(ast.parse(text)))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not {"sample_factory", "sf_fixpo", "benchmarks", None} & {module and module.split(".")[0] for module in modules}
+    assert len(text.splitlines()) <= 240
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_cartpole_in_two_minutes(seed, tmp_path):
+    with started(tmp_path, MINIMAL, f"--seed={seed}") as run:
+        assert run.wait(120) == 0, run.report()
+    assert float(run.stdout.splitlines()[-1].removeprefix("evaluation return ")) >= 475
