@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import importlib.util
 import json
 import os
 import re
@@ -124,8 +125,10 @@ def _mutant(module: str, operator: str, source: str, mutated: str) -> Mutant:
 
 def mutants_of(module: str) -> Iterator[Mutant]:
     """Every mutant of a file, each once."""
-    from cosmic_ray.mutating import mutate_code  # with the extra `mutants` only
-    from cosmic_ray.plugins import get_operator, operator_names
+    # by name, because only the extra `mutants` brings it
+    mutate_code = importlib.import_module("cosmic_ray.mutating").mutate_code
+    plugins = importlib.import_module("cosmic_ray.plugins")
+    get_operator, operator_names = plugins.get_operator, plugins.operator_names
 
     source = (ROOT / "sf_fixpo" / f"{module}.py").read_text()
     seen = {_program(source)}
@@ -324,6 +327,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     only = [name for name in args.only.split(",") if name]
     modules = [module for module in TESTS if not only or any(module.endswith(name) for name in only)]
+    if importlib.util.find_spec("cosmic_ray") is None:
+        parser.error("needs Cosmic Ray: pip install -e '.[mutants]'")
     try:
         found = hunt(modules, args.jobs)
     except RuntimeError as exc:
