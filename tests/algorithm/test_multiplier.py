@@ -93,3 +93,15 @@ def test_state_round_trip_continues_bit_for_bit():
 def test_state_of_another_number_of_tasks_is_refused():
     with pytest.raises(ValueError, match="2 task"):
         LagrangeMultiplier(1.0, 0.1, 10.0).load_state_dict(LagrangeMultiplier(1.0, 0.1, 10.0, num_tasks=2).state_dict())
+
+
+def test_a_constant_beta_has_no_step_at_all():
+    multiplier = LagrangeMultiplier(2.0, 0.0, 1000.0)
+    before = multiplier.state_dict()
+    multiplier.step(torch.tensor([0.7]), torch.tensor([True]), 0.1, 3.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in multiplier.state_dict().items())
+
+
+def test_all_of_it_moves_to_a_device():
+    moved = LagrangeMultiplier(2.0, 0.1, 1000.0).to("meta")
+    assert {tensor.device.type for tensor in moved.state_dict().values()} == {"meta"}
