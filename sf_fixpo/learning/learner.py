@@ -199,10 +199,7 @@ class FixPOLearner(CheckpointingLearner):
         if not batch.lagged:
             return  # the policy that collected the batch is the published one, and its outputs are at hand
         published = self.gate.published
-        if published.known_normalizer and not published.has_statistics:
-            obs = batch.obs
-        else:
-            obs = published.observe(batch.raw_obs)
+        obs = batch.obs if published.constant_observations else published.observe(batch.raw_obs)
         previous = batch.parameters(published, obs, self.cfg.batch_size)
         stale = None
         if self.fixpo.reference == "behaviour":

@@ -147,6 +147,11 @@ class Policy:
         """Whether the normaliser has running statistics."""
         return getattr(self.model.obs_normalizer, "running_mean_std", None) is not None
 
+    @property
+    def constant_observations(self) -> bool:
+        """Whether no statistics stand between raw and normalised observations: all states of this network see the same."""
+        return self.known_normalizer and not self.has_statistics
+
     @torch.no_grad()
     def observe(self, raw: dict[str, Tensor]) -> TensorDict:
         """Observations [n, ...] as an actor's network gets them; this policy's statistics stay as they are."""

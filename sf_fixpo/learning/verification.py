@@ -163,7 +163,7 @@ class Verifier:
     def unchanged(self) -> Verified:
         """Stages the published state again."""
         self.staged.state.copy_(self._published.state)
-        self._changed(self._batch.obs if self._constant_observations() else None)
+        self._changed(self._batch.obs if self.staged.constant_observations else None)
         return self._vouch(Kind.UNCHANGED)
 
     def go_back(self, candidate: Policy, at_end: Collection[str] = ()) -> Verified | None:
@@ -188,7 +188,7 @@ class Verifier:
 
         def move_to(alpha: float) -> None:
             self.staged.state.set_line_(self._published.state, candidate.state, alpha, at_end)
-            self._changed(self._batch.obs if self._constant_observations() else None)
+            self._changed(self._batch.obs if self.staged.constant_observations else None)
             self._progress.backtrack_scale = alpha
 
         def satisfied() -> bool:
@@ -205,7 +205,3 @@ class Verifier:
                 f"the batch are bound to, limit {self.limit:.6g}: the check evaluates another function than that which acted"
             )
         return verified
-
-    def _constant_observations(self) -> bool:
-        """Whether no statistics are in the way from raw to normalised observations."""
-        return self.staged.known_normalizer and not self.staged.has_statistics
