@@ -64,7 +64,7 @@ rooms: setup  ## the picture of the rooms in CONTRIBUTING.md, from today's impor
 
 mutants: setup  ## break the algorithm and the guarantee's files line by line: what does no test notice? (an hour)
 	$(PY) -m pip install -qq -c constraints.txt -e '.[mutants]'
-	$(PY) -m benchmarks.mutants --report=docs/mutants.md
+	$(PY) -m benchmarks.mutants --results=benchmarks/results/mutants.json --report=docs/mutants.md
 
 clean:  ## remove what was built; trained agents in train_dir stay
 	rm -rf .setup .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
