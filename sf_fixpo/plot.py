@@ -72,20 +72,24 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise PlotError(f"{directory / 'config.json'}: cannot be read, is this an experiment folder? {exc}") from exc
 
 
-def read_returns(directory: Path, policy_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Episode returns of the TensorBoard files: environment steps [n] and mean returns [n], both empty where there are none."""
+def read_scalars(directory: Path, tag: str, policy_id: int = 0) -> np.ndarray:
+    """[n, 3] environment steps, wall-clock seconds and value of a tag in the TensorBoard files; none where there are none."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # slow to import
 
     folder = directory / ".summary" / str(policy_id)
     if not any(folder.glob("events*")):
-        return np.empty(0), np.empty(0)
+        return np.empty((0, 3))
     accumulator = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     accumulator.Reload()
-    if RETURN_TAG not in accumulator.Tags()["scalars"]:
-        return np.empty(0), np.empty(0)
-    points = sorted((event.step, event.value) for event in accumulator.Scalars(RETURN_TAG))
-    steps, values = np.asarray(points, dtype=float).T
-    return steps, values
+    if tag not in accumulator.Tags()["scalars"]:
+        return np.empty((0, 3))
+    return np.asarray(sorted((event.step, event.wall_time, event.value) for event in accumulator.Scalars(tag)), dtype=float)
+
+
+def read_returns(directory: Path, policy_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Episode returns of the TensorBoard files: environment steps [n] and mean returns [n], both empty where there are none."""
+    points = read_scalars(directory, RETURN_TAG, policy_id)
+    return points[:, 0], points[:, 2]
 
 
 def read_experiment(directory: Path, policy_id: int = 0) -> Experiment:

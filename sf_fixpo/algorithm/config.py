@@ -82,9 +82,21 @@ class FixPOConfig:
         allowed="a number >= 0",
         valid=_not_negative,
     )
+    beta_min: float = _flag(
+        0.0,
+        "Lower clamp of the multiplier; above 0 the penalty never switches off (paper: 0)",
+        allowed="a number >= 0",
+        valid=_not_negative,
+    )
     beta_max: float = _flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=_positive)
     beta_scope: str = _flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
     kl_stat: str = _flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
+    kl_mean_target: float = _flag(
+        0.0,
+        "A second multiplier holds the mean KL of an update at this target, nats; 0: none (paper: none)",
+        allowed="a number >= 0",
+        valid=_not_negative,
+    )
     kl_direction: str = _flag(
         "pi_ref", "pi_ref: KL[current, reference] as in the paper; ref_pi: the reverse", choices=("pi_ref", "ref_pi")
     )
@@ -196,11 +208,28 @@ def faults(cfg: Any) -> list[str]:
         found.append(f"--gamma={gamma}: must be a number > 0 and <= 1")
     if found:
         return found
-    if (beta_init := _get(cfg, "beta_init", 1.0)) > (beta_max := _get(cfg, "beta_max", math.inf)):
-        found.append(f"--beta_init={beta_init}: must not be above --beta_max={beta_max}")
+    found += _constraint_faults(cfg)
     if _get(cfg, "beta_scope", "shared") == "per_task" and len(names := task_names(cfg)) == 1:
         found.append(f"--beta_scope=per_task: {names[0]} is one task; use shared")
     return found + _size_faults(cfg) + _mode_faults(cfg)
+
+
+def _constraint_faults(cfg: Any) -> list[str]:
+    """Settings of the constraint that contradict each other."""
+    found = []
+    low, start, high = _get(cfg, "beta_min", 0.0), _get(cfg, "beta_init", 1.0), _get(cfg, "beta_max", math.inf)
+    if low > high:
+        found.append(f"--beta_min={low}: must not be above --beta_max={high}")
+    elif start > high:
+        found.append(f"--beta_init={start}: must not be above --beta_max={high}")
+    elif start < low:
+        found.append(f"--beta_min={low}: must not be above --beta_init={start}")
+    target, eps_kl = _get(cfg, "kl_mean_target", 0.0), _get(cfg, "eps_kl", 0.5)
+    if target and _get(cfg, "kl_stat", "max") == "mean":
+        found.append(f"--kl_mean_target={target}: must be 0 with --kl_stat=mean, where beta itself looks at the mean")
+    elif target >= eps_kl:
+        found.append(f"--kl_mean_target={target}: must be below --eps_kl={eps_kl}: no mean is above the largest")
+    return found
 
 
 def fixup_minibatch(cfg: Any) -> int:

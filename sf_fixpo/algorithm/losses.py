@@ -36,6 +36,25 @@ def normalized(x: Tensor, valids: Tensor) -> tuple[Tensor, Tensor]:
     return deviation / std.clamp_min(1e-7), std
 
 
+def explained_variance(predictions: Tensor, targets: Tensor, valids: Tensor) -> Tensor:
+    """1 - Var(targets - predictions) / Var(targets): 1 for a critic that knows, 0 for one that says a constant, less for worse.
+
+    Args:
+        predictions: [B] values of the critic.
+        targets: [B].
+        valids: [B] bool.
+
+    Returns:
+        Scalar; 0 where the targets do not vary.
+    """
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, valids)).square(), valids)
+
+    total = variance(targets)
+    return torch.where(total > 0, 1 - variance(targets - predictions) / total.clamp_min(1e-30), 0.0)
+
+
 def vtrace(
     ratio: Tensor, values: Tensor, rewards: Tensor, dones: Tensor, gamma: float, rho_max: float, c_max: float
 ) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,18 @@ def _gaussian_kl(p: Tensor, q: Tensor) -> Tensor:
     return 0.5 * (variance_ratio + ((mean_p - mean_q) / std_q).pow(2) - 1.0 - variance_ratio.log()).sum(-1)
 
 
+def _categorical_entropy(p: Tensor) -> Tensor:
+    log_p = log_softmax(p, dim=-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _gaussian_entropy(p: Tensor) -> Tensor:
+    log_std = p.chunk(2, dim=-1)[1].clamp(math.log(STDDEV_MIN), math.log(STDDEV_MAX))
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
 _KL = {"categorical": (1, _categorical_kl), "gaussian": (2, _gaussian_kl)}
+_ENTROPY = {"categorical": _categorical_entropy, "gaussian": _gaussian_entropy}
 
 
 def action_kl(p: Tensor, q: Tensor, spec: ActionSpec) -> Tensor:
@@ -64,6 +75,27 @@ def action_kl(p: Tensor, q: Tensor, spec: ActionSpec) -> Tensor:
         raise ValueError(f"action parameters {tuple(p.shape)} and {tuple(q.shape)} do not match {spec}")
     parts = zip(spec, p.split(sizes, dim=-1), q.split(sizes, dim=-1), strict=True)
     return torch.stack([_KL[kind][1](p_part, q_part) for (kind, _), p_part, q_part in parts]).sum(0)
+
+
+def action_entropy(p: Tensor, spec: ActionSpec) -> Tensor:
+    """Entropy per state, nats: the sum over independent parts of the action; of a Gaussian the differential entropy.
+
+    Args:
+        p: [B, A] action parameters.
+        spec: what the A parameters are.
+
+    Returns:
+        [B].
+    """
+    parts = zip(spec, p.split([_KL[kind][0] * size for kind, size in spec], dim=-1), strict=True)
+    return torch.stack([_ENTROPY[kind](part) for (kind, _), part in parts]).sum(0)
+
+
+def largest_entropy(spec: ActionSpec) -> float | None:
+    """That of the uniform policy, nats; None where an action has a Gaussian part, whose entropy has no largest value."""
+    if any(kind != "categorical" for kind, _ in spec):
+        return None
+    return sum(math.log(size) for _, size in spec)
 
 
 def directed_kl(pi: Tensor, ref: Tensor, spec: ActionSpec, direction: str) -> Tensor:

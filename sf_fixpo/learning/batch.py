@@ -170,6 +170,7 @@ class Progress:
         valid_fraction: share of valid samples.
         bad: bool tensor, whether a loss or gradient was not finite.
         kl_max_primary: tensor, largest divergence seen by a primary step.
+        beta_zeros: tensor, gradient steps after which beta was 0; a share of one where some tasks' was.
         trace: (epoch, phase, statistic, beta) of every gradient step, tensors; None when this update is not traced.
         last_losses: of the last primary step, for the `train/` scalars.
     """
@@ -179,6 +180,7 @@ class Progress:
     valid_fraction: float
     bad: Tensor
     kl_max_primary: Tensor
+    beta_zeros: Tensor
     trace: list[tuple[int, str, Tensor, Tensor]] | None = None
     last_losses: dict[str, Tensor | float] = field(default_factory=dict)
     epoch: int = 0
@@ -193,6 +195,7 @@ class Progress:
     rolled_back: bool = False
 
     def note_step(self, phase: str, statistic: Tensor, beta: Tensor) -> None:
-        """Adds a gradient step to the trace, where this update has one."""
+        """Counts where beta is, and adds a gradient step to the trace, where this update has one."""
+        self.beta_zeros = self.beta_zeros + (beta == 0.0).float().mean()
         if self.trace is not None:
             self.trace.append((self.epoch, phase, statistic.max(), beta.mean()))

@@ -351,6 +351,8 @@ def _fixpo_faults(found: Any, betas: int) -> list[str]:
         return [f"fixpo: must be a dict, is {_described(found)}"]
     multiplier = {name: torch.zeros(betas) for name in ("beta", "exp_avg", "exp_avg_sq", "steps")}
     lines = state_faults(multiplier, found.get("multiplier", _ABSENT), "fixpo.multiplier")
+    if "mean_multiplier" in found:  # not in the checkpoints of older versions
+        lines += state_faults({"beta": torch.zeros(betas)}, found["mean_multiplier"], "fixpo.mean_multiplier")
     lines += _count_faults(found, ("updates", "rollbacks_in_row", "lr_schedule_step"), "fixpo.")
     try:  # on generators of no use
         _set_generators(found["rng"], torch.Generator(), np.random.RandomState(), random.Random())

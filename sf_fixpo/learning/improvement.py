@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
-from sf_fixpo.algorithm.multiplier import LagrangeMultiplier
+from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
@@ -32,22 +32,32 @@ class Improvement:
         candidate: the policy that is trained; nobody acts by it.
         optimizer: Adam, of all its parameters.
         multiplier: beta.
+        mean_multiplier: of the mean divergence; 0 in the paper's form.
         divergence: how the distance to the reference is measured.
         policy_parameters: those that L_KL reaches: what the fixup phase moves.
     """
 
-    def __init__(self, candidate: Policy, optimizer: torch.optim.Optimizer, multiplier: LagrangeMultiplier, cfg: Any):
+    def __init__(
+        self,
+        candidate: Policy,
+        optimizer: torch.optim.Optimizer,
+        multiplier: LagrangeMultiplier,
+        mean_multiplier: MeanMultiplier,
+        cfg: Any,
+    ):
         """Takes the candidate and its optimizer.
 
         Args:
             candidate: the policy to train.
             optimizer: over its parameters.
             multiplier: beta, on the same device.
+            mean_multiplier: on the same device, of as many tasks.
             cfg: sample-factory's settings, which a population changes in place.
         """
         self.candidate = candidate
         self.optimizer = optimizer
         self.multiplier = multiplier
+        self.mean_multiplier = mean_multiplier
         self._cfg = cfg
         self._parameters = list(candidate.model.parameters())
         self.policy_parameters: Collection[Tensor] = self._parameters
@@ -61,6 +71,11 @@ class Improvement:
             exploration: sample-factory's loss for exploration, (distribution, valids, number of invalid samples) -> scalar.
         """
         self._fixpo, self.divergence, self._exploration = fixpo, divergence, exploration
+
+    @property
+    def penalty(self) -> Tensor:
+        """[T] what L_KL is multiplied by: the sum of both multipliers."""
+        return self.multiplier.beta + self.mean_multiplier.beta
 
     def _descend(self, progress: Progress, loss: Tensor, learning_rate: float) -> Tensor:
         """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
@@ -121,7 +136,7 @@ class Improvement:
             "policy_loss": policy_loss(ratio, advantages, valids),
             "value_loss": self._cfg.value_loss_coeff
             * value_loss(values, targets, valids, minibatch["values"], self._cfg.ppo_clip_value),
-            "kl_loss": kl_penalty(kl, valids, self.multiplier.beta, minibatch.beta_ids),
+            "kl_loss": kl_penalty(kl, valids, self.penalty, minibatch.beta_ids),
             "exploration_loss": self._exploration(distribution, valids, num_invalids),
         }
         loss = torch.as_tensor(sum(parts.values()))
@@ -150,7 +165,7 @@ class Improvement:
         model, at_once = self.candidate.model, self.candidate.samples_at_once(minibatch.obs)
         parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
-        beta = self.multiplier.beta if self._fixpo.fixup_loss == "beta_kl" else None
+        beta = self.penalty if self._fixpo.fixup_loss == "beta_kl" else None
         self._descend(progress, kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate)
         progress.note_step("fixup", self._step_beta(kl, minibatch), self.multiplier.beta)
 

@@ -19,8 +19,8 @@ from sample_factory.utils.utils import experiment_dir, log
 from torch import Tensor
 
 from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versions
-from sf_fixpo.algorithm.multiplier import LagrangeMultiplier
-from sf_fixpo.algorithm.trust_region import Divergence, FixupResult
+from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, kl_statistic, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
@@ -34,6 +34,7 @@ from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.verification import Verified, Verifier
+from sf_fixpo.records.health import Health
 from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
 
 FIXPO_STATE = "fixpo"  # key of this learner's part of a checkpoint
@@ -45,12 +46,14 @@ class FixPOLearner(CheckpointingLearner):
     Attributes:
         fixpo: the settings.
         multiplier: beta.
+        mean_multiplier: of the mean divergence, where the run has one.
         candidate: the policy that is trained, which nobody sees.
         verifier: checks what is to be published.
         gate: the published policy and its version.
         improvement: gradient steps on the candidate.
         num_tasks: how many tasks the environments tell apart.
         task_returns: recent mean return of each task, for the log; the runner knows it.
+        health: follows the updates and says what is wrong.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
 
@@ -65,13 +68,16 @@ class FixPOLearner(CheckpointingLearner):
         self.num_tasks = task_count(self.env_info.obs_space)
         self.task_returns: list[float | None] = [None] * self.num_tasks
         betas = self.num_tasks if self.fixpo.beta_scope == "per_task" else 1
-        self.multiplier = LagrangeMultiplier(self.fixpo.beta_init, self.fixpo.beta_lr, self.fixpo.beta_max, betas)
+        fixpo = self.fixpo
+        self.multiplier = LagrangeMultiplier(fixpo.beta_init, fixpo.beta_lr, fixpo.beta_max, betas, fixpo.beta_min)
+        self.mean_multiplier = MeanMultiplier(fixpo.kl_mean_target, fixpo.beta_init, fixpo.beta_max, betas)
         self.updates = 0  # policy improvement steps since the start of the experiment
         self.rollbacks_in_row = 0
         self.last_record: UpdateRecord | None = None
         self._update: tuple[Batch, Progress] | None = None  # the last one
         self._restored: dict[str, Any] | None = None
         self._traced = parse_versions(self.fixpo.trace_updates)
+        self.health = Health(largest_entropy(action_spec(self.env_info.action_space)))
         self._agreed = False  # the actors' recorded parameters and the learner's forward pass
         self._counted: Tensor | None = None
 
@@ -81,6 +87,7 @@ class FixPOLearner(CheckpointingLearner):
         self.cfg.kl_loss_coeff = coefficient
 
         self.multiplier.to(self.device)
+        self.mean_multiplier.to(self.device)
         self.candidate = Policy(self.actor_critic)
         self._use_fused_adam()
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
@@ -90,7 +97,7 @@ class FixPOLearner(CheckpointingLearner):
         settle = partial(settle_device, self.cfg, self.policy_id)
         versions, lock = self.policy_versions_tensor, self.param_server.policy_lock
         self.gate = PublicationGate(published, self.verifier, versions, self.policy_id, lock, settle)
-        self.improvement = Improvement(self.candidate, self.optimizer, self.multiplier, self.cfg)
+        self.improvement = Improvement(self.candidate, self.optimizer, self.multiplier, self.mean_multiplier, self.cfg)
         if self._restored is not None:
             self._restore_schedule(self._restored)
         self.folder = experiment_dir(self.cfg)
@@ -189,6 +196,7 @@ class FixPOLearner(CheckpointingLearner):
             valid_fraction=valid_fraction,
             bad=torch.zeros((), dtype=torch.bool, device=self.device),
             kl_max_primary=torch.zeros((), device=self.device),
+            beta_zeros=torch.zeros((), device=self.device),
             trace=[] if self.updates in self._traced else None,
             host_reads=3 + self.cfg.use_rnn,  # whether all is valid (twice: sample-factory counts again), the lag, the ends
         )
@@ -233,6 +241,9 @@ class FixPOLearner(CheckpointingLearner):
                 if not result.finite:
                     break
         verified = self._verify(result, progress)
+        if not progress.rolled_back:
+            moved = kl_statistic(self.verifier.kl(), batch.valids, "mean", batch.beta_ids, self.mean_multiplier.beta.numel())
+            self.mean_multiplier.step(*moved)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
         with self._timer.phase("publish"):
@@ -349,6 +360,7 @@ class FixPOLearner(CheckpointingLearner):
         state["model"] = self.gate.published.model.state_dict()
         state[FIXPO_STATE] = {
             "multiplier": self.multiplier.state_dict(),
+            "mean_multiplier": self.mean_multiplier.state_dict(),
             "updates": self.updates,
             "rollbacks_in_row": self.rollbacks_in_row,
             "lr_schedule_step": getattr(self.lr_scheduler, "step", 0),
@@ -362,6 +374,8 @@ class FixPOLearner(CheckpointingLearner):
         if state is None:
             return  # of an APPO run: its weights and Adam state are a fair start
         self.multiplier.load_state_dict(state["multiplier"])
+        if "mean_multiplier" in state:  # not in the checkpoints of older versions
+            self.mean_multiplier.load_state_dict(state["mean_multiplier"])
         if load_progress:
             self.updates, self.rollbacks_in_row = state["updates"], state["rollbacks_in_row"]
             self._restored = state
@@ -392,3 +406,5 @@ class FixPOLearner(CheckpointingLearner):
         super()._maybe_update_cfg()
         self.fixpo = FixPOConfig.from_cfg(self.cfg)
         self.multiplier.lr, self.multiplier.beta_max = self.fixpo.beta_lr, self.fixpo.beta_max
+        self.multiplier.beta_min = self.fixpo.beta_min
+        self.mean_multiplier.target, self.mean_multiplier.beta_max = self.fixpo.kl_mean_target, self.fixpo.beta_max

@@ -5,21 +5,24 @@ Shapes: N samples of the batch, T tasks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os.path import join
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.utils import log
 from torch import Tensor
 
 from sf_fixpo.algorithm.config import task_names
-from sf_fixpo.algorithm.losses import masked_mean
+from sf_fixpo.algorithm.losses import explained_variance, masked_mean
+from sf_fixpo.algorithm.trust_region import action_entropy
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.batch import Batch, Progress
 from sf_fixpo.learning.tasks import task_figures, task_rows
 from sf_fixpo.records.audit_files import FORMAT, file_name
-from sf_fixpo.records.update_log import TRACE_LOG, UpdateRecord, append_row
+from sf_fixpo.records.update_log import NEAR_BOUND, TRACE_LOG, UpdateRecord, append_row
 
 if TYPE_CHECKING:
     from sf_fixpo.learning.learner import FixPOLearner
@@ -39,32 +42,30 @@ _SCALARS = (
 
 
 def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> UpdateRecord:
-    """The row of the update log; one read for everything the device knows.
+    """The row of the update log, with what is wrong by now; one read for everything the device knows.
 
     After an update that was undone, states at which no policy gives a number are left out of the figures.
     """
-    kl, valids, stale = learner.verifier.kl(), batch.valids, batch.stale
+    kl, valids = learner.verifier.kl(), batch.valids
     shown = valids & kl.isfinite() if progress.rolled_back else valids
-    bound = shown & ~stale
-    kl_max, kl_max_stale = (torch.where(mask, kl, 0.0).max() for mask in (bound, shown & stale))
-    beta = learner.multiplier.beta
-    figures = [kl_max, kl_max_stale, masked_mean(kl, bound), progress.kl_max_primary, stale.sum() / valids.sum()]
-    numbers = [torch.stack(figures), beta]
+    figures = _figures(learner, batch, progress, kl, shown)
+    numbers = [torch.stack(list(figures.values())), learner.multiplier.beta, learner.mean_multiplier.beta]
     if batch.task_ids is not None and learner.num_tasks > 1:
         numbers.append(task_figures(kl, shown, valids, batch.task_ids, learner.num_tasks).flatten())
-    read = torch.cat(numbers).tolist()
-    (kl_max, kl_max_stale, kl_mean, kl_max_primary, stale_fraction), read = read[:5], read[5:]
-    betas, tasks = read[: len(beta)], read[len(beta) :]
-    return UpdateRecord(
+    read = iter(torch.cat(numbers).tolist())
+    known: dict[str, Any] = dict(zip(figures, read, strict=False))
+    betas, mean_betas = ([next(read) for _ in learner.multiplier.beta] for _ in range(2))
+    tasks = list(read)
+    if known["stale_fraction"] == 0:
+        known["kl_max_stale"] = None
+    per_task = learner.fixpo.beta_scope == "per_task"
+    record = UpdateRecord(
         policy_id=learner.policy_id,
         policy_version=learner.gate.version,
         env_steps=learner.env_steps,
         eps_kl=learner.fixpo.eps_kl,
-        kl_max=kl_max,
-        kl_max_stale=kl_max_stale if stale_fraction > 0 else None,
-        kl_mean=kl_mean,
-        kl_max_primary=kl_max_primary,
-        beta=betas if learner.fixpo.beta_scope == "per_task" else betas[0],
+        beta=betas if per_task else betas[0],
+        beta_of_mean=mean_betas if per_task else mean_betas[0],
         primary_steps=progress.primary_steps,
         fixup_steps=progress.fixup_steps,
         check_passes=progress.check_passes,
@@ -73,14 +74,46 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
         rolled_back=progress.rolled_back,
         statistics_scale=progress.statistics_scale,
         lr_halvings=progress.lr_halvings,
-        stale_fraction=stale_fraction,
         valid_fraction=progress.valid_fraction,
         skipped_minibatches=progress.skipped_minibatches,
         lag_mean=batch.lag[0],
         host_reads=progress.host_reads + 1,
         seconds={phase: round(seconds, 6) for phase, seconds in progress.timer.seconds().items()},
         tasks=task_rows(task_names(learner.cfg), tasks, betas, learner.task_returns) if tasks else {},
+        **known,
     )
+    names, advice = learner.health.update(record)
+    for line in advice:
+        log.warning("Policy %d, %d steps: %s", learner.policy_id, record.env_steps, line)
+    return replace(record, health=names)
+
+
+def _figures(learner: FixPOLearner, batch: Batch, progress: Progress, kl: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    """What the device knows of an update, by the names of the update log; scalars.
+
+    Args:
+        learner: after it has published.
+        batch: of the update.
+        progress: of the update.
+        kl: [N] of the published weights.
+        shown: [N] bool, the states that the figures are of.
+    """
+    valids, stale = batch.valids, batch.stale
+    bound = shown & ~stale
+    steps = max(1, progress.primary_steps + progress.fixup_steps)
+    figures = {
+        "kl_max": torch.where(bound, kl, 0.0).max(),
+        "kl_max_stale": torch.where(shown & stale, kl, 0.0).max(),
+        "kl_mean": masked_mean(kl, bound),
+        "kl_max_primary": progress.kl_max_primary,
+        "stale_fraction": stale.sum() / valids.sum(),
+        "near_bound_fraction": masked_mean((kl > NEAR_BOUND * learner.fixpo.eps_kl).float(), shown),
+        "beta_zero_fraction": progress.beta_zeros / steps,
+        "entropy": masked_mean(action_entropy(learner.verifier.parameters(), learner.divergence.spec), shown),
+    }
+    if not learner.cfg.with_vtrace:  # whose targets change with every minibatch
+        figures["explained_variance"] = explained_variance(batch.samples["values"], batch.samples["returns"], valids)
+    return figures
 
 
 def write_trace(learner: FixPOLearner, progress: Progress, version_before: int) -> None:

@@ -60,6 +60,7 @@ class Verifier:
         staged: the policy that is checked; nobody else writes its state.
         generation: raised whenever that state changes.
         kl_of: divergence per state of each slice of the batch at the staged state, where it has been evaluated.
+        pi_of: action parameters of the same.
     """
 
     def __init__(self, staged: Policy, published: Policy):
@@ -73,6 +74,7 @@ class Verifier:
         self._published = published
         self.generation = 0
         self.kl_of: dict[int, Tensor] = {}
+        self.pi_of: dict[int, Tensor] = {}
         self._values: dict[int, float] = {}
         self._obs: TensorDict | None = None
 
@@ -125,7 +127,9 @@ class Verifier:
             part = slice(run[0].start, run[-1].stop)
             pi = self.staged.action_parameters(obs[part], states[part], batch.packing(part))
             kl = self._divergence.per_state(pi, batch.bound[part])
-            self.kl_of.update(zip((p.start for p in run), kl.split([p.stop - p.start for p in run]), strict=True))
+            starts, sizes = [p.start for p in run], [p.stop - p.start for p in run]
+            self.kl_of.update(zip(starts, kl.split(sizes), strict=True))
+            self.pi_of.update(zip(starts, pi.split(sizes), strict=True))
         statistics = torch.stack([self._statistic(part) for part in slices])
         values = torch.where(self._progress.bad, torch.nan, statistics).tolist()
         self._progress.check_passes += 1
@@ -146,6 +150,11 @@ class Verifier:
         if missing := [part for part in self.slices if part.start not in self.kl_of]:
             self.check(missing)
         return torch.cat([self.kl_of[part.start] for part in self.slices])
+
+    def parameters(self) -> Tensor:
+        """[N, A] action parameters of the same."""
+        self.kl()
+        return torch.cat([self.pi_of[part.start] for part in self.slices])
 
     # -- the four ways to a Verified ------------------------------------------------------------------------------------------
 

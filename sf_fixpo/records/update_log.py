@@ -14,6 +14,7 @@ from pathlib import Path
 
 UPDATE_LOG = "updates.jsonl"
 TRACE_LOG = "trace.jsonl"
+NEAR_BOUND = 0.9  # of eps_kl: a state with more is counted in `near_bound_fraction`
 FIXPO_STATS = "fixpo"  # key of the update record in the learner's messages to the runner
 
 
@@ -47,6 +48,13 @@ class UpdateRecord:
         valid_fraction: share of the batch that could be trained on.
         skipped_minibatches: minibatches without enough valid samples to take a step on.
         lag_mean: mean age of the valid samples, in policy versions.
+        beta_of_mean: the multiplier of the mean KL after the update (`--kl_mean_target`), or one per task; 0 without it.
+        near_bound_fraction: share of the valid states whose KL is above 0.9 eps_kl.
+        beta_zero_fraction: share of the gradient steps after which beta was 0.
+        entropy: mean over the valid states of the published policy's entropy, nats; None in rows of older versions.
+        explained_variance: of the critic that collected the batch, 1 - Var(returns - values) / Var(returns); None with V-trace,
+            and in rows of older versions.
+        health: what is wrong with the run by the last updates, by name (`records.health`); mostly empty.
         host_reads: times the host waited for a number of the device.
         seconds: time per phase: `prepare`, `self_test` (first update), `reference`, `statistics`,
             `primary`, `check`, `fixup`, `back`, `publish`.
@@ -76,6 +84,12 @@ class UpdateRecord:
     lag_mean: float
     host_reads: int
     kl_max_stale: float | None = None
+    beta_of_mean: float | list[float] = 0.0
+    near_bound_fraction: float = 0.0
+    beta_zero_fraction: float = 0.0
+    entropy: float | None = None
+    explained_variance: float | None = None
+    health: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
@@ -94,15 +108,14 @@ class UpdateRecord:
     def to_scalars(self) -> dict[str, float]:
         """Scalars for TensorBoard and W&B, without the `fixpo/` prefix."""
         row = self.to_row()
-        for key in ("policy_id", "policy_version", "env_steps"):
+        for key in ("policy_id", "policy_version", "env_steps", "health"):
             del row[key]
         seconds = row.pop("seconds")
-        beta = row.pop("beta")
+        betas = {key: row.pop(key) for key in ("beta", "beta_of_mean")}
         tasks = row.pop("tasks", {})
         scalars = {key: float(value) for key, value in row.items() if value is not None}
         scalars["kl_max_rel"] = self.kl_max_rel
-        if not isinstance(beta, list):
-            scalars["beta"] = beta
+        scalars.update({key: beta for key, beta in betas.items() if not isinstance(beta, list)})
         for number, (name, figures) in enumerate(tasks.items()):
             scalars.update({f"{number:02d}_{name}/{key}": value for key, value in figures.items() if value is not None})
         scalars.update({f"seconds_{phase}": value for phase, value in seconds.items()})

@@ -127,6 +127,15 @@ def test_normalised_advantages_have_mean_0_and_deviation_1_over_the_valid_sample
     np.testing.assert_allclose(found[:3], (expected - expected.mean()) / expected.std(ddof=1), rtol=1e-6)
 
 
+def test_explained_variance_by_hand():
+    targets = torch.tensor([1.0, 2.0, 3.0, float("nan")])
+    valids = torch.tensor([True, True, True, False])
+    said = {1.0: targets, 0.0: torch.full((4,), 7.0), -3.0: -targets, 0.75: 0.5 * targets + 40.0}
+    for value, predictions in said.items():
+        assert losses.explained_variance(predictions, targets, valids).item() == pytest.approx(value, abs=1e-6)
+    assert losses.explained_variance(targets, torch.ones(4), valids).item() == 0.0, "nothing to explain"
+
+
 def test_advantages_that_are_all_alike_say_nothing():
     found, std = losses.normalized(torch.full((4,), 0.1), torch.ones(4, dtype=torch.bool))
     assert std < 1e-6

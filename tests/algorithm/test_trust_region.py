@@ -86,6 +86,17 @@ def test_gradient_of_categorical_divergence():
     torch.testing.assert_close(p.grad, probabilities * (log_ratio - kl.detach()))
 
 
+def test_entropy_by_hand_and_against_torch():
+    uniform, certain = torch.zeros(2, 4), torch.tensor([[50.0, 0.0, 0.0, 0.0]]).expand(2, 4)
+    gaussian = torch.tensor([[3.0, -1.0, 0.5, -2.0], [0.0, 0.0, 20.0, -20.0]])
+    spec = [("categorical", 4), ("gaussian", 2)]
+    by_torch = torch.distributions.Normal(gaussian[:, :2], gaussian[:, 2:].exp().clamp(1e-4, 1e4)).entropy().sum(1)
+    assert tr.action_entropy(torch.cat([uniform, gaussian], 1), spec).tolist() == pytest.approx((math.log(4) + by_torch).tolist())
+    assert tr.action_entropy(torch.cat([certain, gaussian], 1), spec).tolist() == pytest.approx(by_torch.tolist())
+    assert tr.largest_entropy([("categorical", 4), ("categorical", 3)]) == pytest.approx(math.log(12))
+    assert tr.largest_entropy(spec) is None
+
+
 def test_spec_that_does_not_add_up_is_refused():
     with pytest.raises(ValueError, match="do not match"):
         tr.action_kl(draw(0, 2, 4), draw(1, 2, 4), [("gaussian", 3)])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from busy import BUSY
 from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.utils.action_distributions import get_action_distribution
 
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 
@@ -96,6 +97,44 @@ def test_fixup_only_after_the_last_epoch(tmp_path):
 def test_constant_beta(tmp_path):
     records = train(make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, beta_lr=0.0, beta_init=10.0))
     assert all(r.beta == 10.0 for r in records)
+
+
+def test_the_mean_kl_settles_at_its_target_where_beta_alone_would_let_it_go(tmp_path):
+    flags = {**BUSY, "learning_rate": 3e-3, "eps_kl": 1.0}
+    free, held = (
+        make_learner("FIXPO", small_shape(**flags), train_dir=tmp_path / str(target), kl_mean_target=target)
+        for target in (0.0, 0.002)
+    )
+    means = [[r.kl_mean for r in train(learner, 60)[30:]] for learner in (free, held)]
+    assert np.mean(means[0]) > 2 * 0.002
+    assert np.mean(means[1]) == pytest.approx(0.002, rel=0.3)
+    assert free.last_record.beta_of_mean == 0.0
+    assert held.last_record.beta_of_mean == held.mean_multiplier.beta.item() > 0.0
+
+
+def test_a_floor_keeps_beta_up(tmp_path):
+    flags = {**BUSY, "learning_rate": 1e-4, "eps_kl": 1.0, "beta_lr": 0.1}
+    free, held = (make_learner("FIXPO", small_shape(**flags), train_dir=tmp_path / str(b), beta_min=b) for b in (0.0, 0.5))
+    records = train(free, 6)
+    assert records[-1].beta == 0.0
+    assert records[0].beta_zero_fraction < records[-1].beta_zero_fraction == 1.0
+    assert [r.beta for r in train(held, 6)][-3:] == [0.5] * 3
+    assert held.last_record.beta_zero_fraction == 0.0
+
+
+@pytest.mark.parametrize("actions", [gym.spaces.Discrete(4), box_actions(2)])
+def test_the_figures_of_a_row_are_of_the_published_policy_over_the_valid_states(actions, tmp_path):
+    learner = make_learner("FIXPO", small_shape(action_space=actions, **BUSY), train_dir=tmp_path)
+    train(learner, 3, invalid_share=0.2)
+    (batch, _), record = learner._update, learner.last_record
+    pi = batch.parameters(learner.gate.published, learner.gate.published.observe(batch.raw_obs), 32)
+    distribution = get_action_distribution(actions, pi)
+    valids = batch.valids
+    assert record.entropy == pytest.approx(distribution.entropy()[valids].mean().item(), rel=1e-5)
+    kl = learner.divergence.per_state(pi, batch.bound)[valids]
+    assert record.near_bound_fraction == pytest.approx((kl > 0.9 * record.eps_kl).float().mean().item())
+    returns, values = (batch.samples[key][valids].double() for key in ("returns", "values"))
+    assert record.explained_variance == pytest.approx(1 - ((returns - values).var() / returns.var()).item(), abs=1e-4)
 
 
 def test_c_beta_1_aims_at_the_bound(tmp_path):

@@ -30,6 +30,7 @@ CASES = {
         actor_critic_share_weights=False,
         adaptive_stddev=False,
         learning_rate=0.01,
+        kl_mean_target=0.001,
     ),
     "lstm": small_shape(
         use_rnn=True, rnn_type="lstm", num_batches_per_epoch=2, num_epochs=2, normalize_input=True, learning_rate=0.01
