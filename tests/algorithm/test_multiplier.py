@@ -123,8 +123,14 @@ def test_the_lower_clamp_is_beta_min():
 
 @pytest.mark.parametrize(
     ("kl_mean", "factor"),
-    [(0.01, 1.0), (0.01 * math.exp(0.5), math.exp(0.15)), (0.01 * math.exp(-0.5), math.exp(-0.15))]
-    + [(1.0, math.exp(0.3)), (1e-9, math.exp(-0.3)), (0.0, math.exp(-0.3))],
+    [
+        (0.01, 1.0),
+        (0.01 * math.exp(0.5), math.exp(0.15)),
+        (0.01 * math.exp(-0.5), math.exp(-0.15)),
+        (1.0, math.exp(0.3)),
+        (1e-9, math.exp(-0.3)),
+        (0.0, math.exp(-0.3)),
+    ],
 )
 def test_a_step_of_the_mean_multiplier_by_hand(kl_mean, factor):
     multiplier = MeanMultiplier(0.01, beta_init=2.0, beta_max=10.0)

@@ -100,13 +100,13 @@ def test_constant_beta(tmp_path):
 
 
 def test_the_mean_kl_settles_at_its_target_where_beta_alone_would_let_it_go(tmp_path):
-    flags = {**BUSY, "learning_rate": 3e-3, "eps_kl": 1.0}
+    flags = {**BUSY, "learning_rate": 1e-2, "eps_kl": 1.0}
     free, held = (
         make_learner("FIXPO", small_shape(**flags), train_dir=tmp_path / str(target), kl_mean_target=target)
         for target in (0.0, 0.002)
     )
     means = [[r.kl_mean for r in train(learner, 60)[30:]] for learner in (free, held)]
-    assert np.mean(means[0]) > 2 * 0.002
+    assert np.mean(means[0]) > 4 * 0.002
     assert np.mean(means[1]) == pytest.approx(0.002, rel=0.3)
     assert free.last_record.beta_of_mean == 0.0
     assert held.last_record.beta_of_mean == held.mean_multiplier.beta.item() > 0.0
