@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sf_fixpo.plot import read_config, read_scalars
+from sf_fixpo.records.run_logs import ENTROPY_TAG, RETURN_TAG, read_config, read_scalars
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 COLUMNS = ("sweep", "variant", "env", "algo", "seed", "steps", "seconds", "return", "entropy", "kl_mean", "kl_max_rel")
@@ -38,7 +38,7 @@ def curve(folder: Path, sweep: str, variant: str, bins: int) -> Iterator[dict[st
     config = read_config(folder)
     total = config["train_for_env_steps"]
     edges = np.linspace(0, total, bins + 1)
-    returns, entropies = read_scalars(folder, "reward/reward"), read_scalars(folder, "train/entropy")
+    returns, entropies = read_scalars(folder, RETURN_TAG), read_scalars(folder, ENTROPY_TAG)
     log = folder / UPDATE_LOG
     updates = latest_rows(log) if log.is_file() else []
     at = np.asarray([row["env_steps"] for row in updates], dtype=float)

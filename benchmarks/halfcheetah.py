@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.runs import RunError, run_or_read
-from sf_fixpo.plot import read_returns
+from sf_fixpo.records.run_logs import read_returns
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 VARIANTS = {

@@ -10,10 +10,8 @@ sample-factory writes them. Colours are those of Okabe and Ito, which stay apart
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,93 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from sf_fixpo.records.update_log import TRACE_LOG, UPDATE_LOG, latest_rows, read_rows
+from sf_fixpo.records.health import describe
+from sf_fixpo.records.run_logs import Experiment, LogError, read_config, read_experiment, read_trace
 
-RETURN_TAG = "reward/reward"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RED, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
 X_LABELS = {"env_steps": "environment steps", "policy_version": "policy version"}
-
-
-class PlotError(ValueError):
-    """Something to plot is missing or not readable; the message says what."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What one folder holds.
-
-    Attributes:
-        name: the folder's name.
-        config: sample-factory's config.json.
-        rows: the update log, in the order of versions; empty for APPO, which has none.
-        return_steps: environment steps of the logged returns, [n].
-        returns: mean returns of the latest episodes, [n].
-    """
-
-    name: str
-    config: dict[str, Any]
-    rows: list[dict[str, Any]]
-    return_steps: np.ndarray
-    returns: np.ndarray
-
-    def column(self, key: str) -> np.ndarray:
-        """One number of every row; [updates], or [updates, tasks] where it is one per task."""
-        return np.asarray([row[key] for row in self.rows], dtype=float)
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """Reads an experiment's config.json.
-
-    Raises:
-        PlotError: no such folder or file, or it is not JSON.
-    """
-    if not directory.is_dir():
-        raise PlotError(f"{directory}: no such folder")
-    try:
-        return json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError) as exc:
-        raise PlotError(f"{directory / 'config.json'}: cannot be read, is this an experiment folder? {exc}") from exc
-
-
-def read_scalars(directory: Path, tag: str, policy_id: int = 0) -> np.ndarray:
-    """[n, 3] environment steps, wall-clock seconds and value of a tag in the TensorBoard files; none where there are none."""
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # slow to import
-
-    folder = directory / ".summary" / str(policy_id)
-    if not any(folder.glob("events*")):
-        return np.empty((0, 3))
-    accumulator = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
-    accumulator.Reload()
-    if tag not in accumulator.Tags()["scalars"]:
-        return np.empty((0, 3))
-    return np.asarray(sorted((event.step, event.wall_time, event.value) for event in accumulator.Scalars(tag)), dtype=float)
-
-
-def read_returns(directory: Path, policy_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Episode returns of the TensorBoard files: environment steps [n] and mean returns [n], both empty where there are none."""
-    points = read_scalars(directory, RETURN_TAG, policy_id)
-    return points[:, 0], points[:, 2]
-
-
-def read_experiment(directory: Path, policy_id: int = 0) -> Experiment:
-    """Reads everything the four panels need.
-
-    Raises:
-        PlotError: the folder, its configuration or its log is missing or not readable.
-    """
-    config = read_config(directory)
-    path = directory / UPDATE_LOG
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        try:
-            rows = latest_rows(path, policy_id)
-        except (ValueError, KeyError) as exc:
-            raise PlotError(f"{path}: not an update log: {exc}") from exc
-    elif config.get("algo") != "APPO":
-        raise PlotError(f"{path}: no such file; has the run made its first update?")
-    steps, returns = read_returns(directory, policy_id)
-    return Experiment(directory.resolve().name, config, rows, steps, returns)
 
 
 def x_values(experiment: Experiment, x: str) -> np.ndarray:
@@ -117,24 +34,30 @@ def x_values(experiment: Experiment, x: str) -> np.ndarray:
     return experiment.column(x)
 
 
-def return_positions(experiment: Experiment, x: str) -> np.ndarray:
-    """Position of every return: returns are logged by environment steps, versions are read off the update log."""
+def positions_of(experiment: Experiment, steps: np.ndarray, x: str) -> np.ndarray:
+    """Positions of what is logged by environment steps; versions are read off the update log."""
     if x == "env_steps" or not experiment.rows:
-        return experiment.return_steps
-    return np.interp(experiment.return_steps, experiment.column("env_steps"), experiment.column("policy_version"))
+        return steps
+    return np.interp(steps, experiment.column("env_steps"), experiment.column("policy_version"))
 
 
 def plot_runs(experiments: Sequence[Experiment], x: str = "env_steps") -> Figure:
-    """Four panels: episode return, KL against its bound, beta, and what the fixup phase took."""
-    figure = Figure(figsize=(12.5, 9), layout="constrained")
-    (return_axes, kl_axes), (beta_axes, fixup_axes) = figure.subplots(2, 2)
+    """Six panels: episode return, KL against its bound, entropy, mean KL, beta, and what the fixup phase took.
+
+    Over the entropy a grey band marks where the health check found something (`records.health`), for a single run.
+    """
+    figure = Figure(figsize=(12.5, 13.5), layout="constrained")
+    (return_axes, kl_axes), (entropy_axes, mean_axes), (beta_axes, fixup_axes) = figure.subplots(3, 2)
     for number, experiment in enumerate(experiments):
         color = PALETTE[number % len(PALETTE)]
         style = "-" if number < len(PALETTE) else "--"
-        label = experiment.name if len(experiment.returns) else None
-        return_axes.plot(return_positions(experiment, x), experiment.returns, style, color=color, label=label)
+        _draw_points(return_axes, experiment, experiment.return_steps, experiment.returns, x, color, style)
+        _draw_points(entropy_axes, experiment, experiment.entropy_steps, experiment.entropies, x, color, style)
+        if len(experiments) == 1:
+            _draw_health(entropy_axes, experiment, x)
         if experiment.rows:
             _draw_kl(kl_axes, experiment, x, color, style, alone=len(experiments) == 1)
+            _draw_mean(mean_axes, experiment, x, color, style, alone=len(experiments) == 1)
             _draw_beta(beta_axes, experiment, x, color, style, alone=len(experiments) == 1)
             _draw_fixup(fixup_axes, experiment, x, color)
     if any(row["backtracks"] for experiment in experiments for row in experiment.rows):
@@ -142,22 +65,39 @@ def plot_runs(experiments: Sequence[Experiment], x: str = "env_steps") -> Figure
     _draw_bounds(kl_axes, experiments)
     _label(return_axes, "Episode return", "mean of the latest episodes", x)
     _label(kl_axes, "Trust region: largest KL of a published policy", "KL max over states, nats", x)
+    _label(entropy_axes, "Entropy of the policy", "nats", x)
+    _label(mean_axes, "How far an update moves the policy on average", "mean KL, nats", x)
     _label(beta_axes, "Lagrange multiplier", "beta", x)
     _label(fixup_axes, "Fixup phase", "gradient steps per update", x)
     return_axes.set_ylim(auto=True)
     kl_axes.set_ylim(bottom=0)
     fixup_axes.set_ylim(bottom=-0.3)
     fixup_axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes, text in ((return_axes, "no episode has been logged yet"), (kl_axes, "no update log")):
-        if not any(len(line.get_xdata()) for line in axes.lines):
-            axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
-            axes.set_yticks([])
-            axes.set_xticks([])
-    for axes in (return_axes, kl_axes, beta_axes, fixup_axes):
+    if mean_axes.lines:
+        mean_axes.set_yscale("log")
+    empty = "no update log"
+    texts = {return_axes: "no episode has been logged yet", kl_axes: empty, mean_axes: empty, entropy_axes: "not in these logs"}
+    for axes, text in texts.items():
+        _say_where_empty(axes, text)
+    for axes in (return_axes, kl_axes, entropy_axes, mean_axes, beta_axes, fixup_axes):
         if axes.get_legend_handles_labels()[0]:  # below, where it hides nothing
             columns = 1 if axes is fixup_axes else 2
             axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
     return figure
+
+
+def _draw_points(
+    axes: Axes, experiment: Experiment, steps: np.ndarray, values: np.ndarray, x: str, color: str, style: str
+) -> None:
+    label = experiment.name if len(values) else None
+    axes.plot(positions_of(experiment, steps, x), values, style, color=color, label=label)
+
+
+def _say_where_empty(axes: Axes, text: str) -> None:
+    if not any(np.size(line.get_xdata()) for line in axes.lines):
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
+        axes.set_yticks([])
+        axes.set_xticks([])
 
 
 def _label(axes: Axes, title: str, y_label: str, x: str) -> None:
@@ -187,10 +127,30 @@ def _draw_bounds(axes: Axes, experiments: Sequence[Experiment]) -> None:
         axes.axhline(turn, color="black", linestyle=":", linewidth=1.2, label=f"eps_kl / c_beta = {turn:.3g}")
 
 
+def _draw_mean(axes: Axes, experiment: Experiment, x: str, color: str, style: str, alone: bool) -> None:
+    positions, kl_mean = x_values(experiment, x), experiment.column("kl_mean", absent=np.nan)
+    axes.plot(positions, kl_mean, style, color=color, linewidth=1.2, label=experiment.name)
+    if alone and (target := experiment.config.get("kl_mean_target")):
+        axes.axhline(target, color="black", linestyle=":", linewidth=1.2, label=f"kl_mean_target = {target:g}")
+
+
+def _draw_health(axes: Axes, experiment: Experiment, x: str) -> None:
+    """A grey band over the updates at which a rule of the health check held, with the rules' names in the legend."""
+    names = sorted({name for row in experiment.rows for name in row.get("health", ())})
+    band = {"transform": axes.get_xaxis_transform(), "color": "0.3", "alpha": 0.12}
+    for name in names:
+        held = np.asarray([name in row.get("health", ()) for row in experiment.rows])
+        axes.fill_between(x_values(experiment, x), 0, 1, where=held, **band)
+        axes.fill_between([], [], color="0.3", alpha=0.3, label=f"{name}: {held.sum()} of {len(held)} updates")
+
+
 def _draw_beta(axes: Axes, experiment: Experiment, x: str, color: str, style: str, alone: bool) -> None:
     positions, beta = x_values(experiment, x), experiment.column("beta")
     if beta.ndim == 1:
         axes.plot(positions, beta, style, color=color, label=experiment.name)
+        of_mean = experiment.column("beta_of_mean", absent=0.0)
+        if of_mean.any():
+            axes.plot(positions, of_mean, ":", color=color, label=f"{experiment.name}: of the mean KL")
         return
     tasks = beta.shape[1]
     for task in range(tasks):
@@ -208,25 +168,6 @@ def _draw_fixup(axes: Axes, experiment: Experiment, x: str, color: str) -> None:
     axes.vlines(positions, 0, fixup, color=color, linewidth=0.8, alpha=0.5)
     axes.plot(positions, fixup, ".", color=color, markersize=4, label=label)
     axes.plot(positions[back], fixup[back], "x", color="black", markersize=6)
-
-
-def read_trace(directory: Path, policy_id: int = 0) -> list[dict[str, Any]]:
-    """Rows of the trace of one policy, in the order of the gradient steps.
-
-    Raises:
-        PlotError: there is no trace, or nothing in it.
-    """
-    read_config(directory)
-    path = directory / TRACE_LOG
-    if not path.is_file():
-        raise PlotError(f"{path}: no such file; train with --trace_updates=100,101")
-    try:
-        rows = [row for row in read_rows(path) if row["policy_id"] == policy_id]
-    except (ValueError, KeyError) as exc:
-        raise PlotError(f"{path}: not a trace: {exc}") from exc
-    if not rows:
-        raise PlotError(f"{path}: holds no step of policy {policy_id}")
-    return rows
 
 
 def phase_spans(rows: Sequence[dict[str, Any]]) -> tuple[list[tuple[int, int]], list[int]]:
@@ -309,15 +250,19 @@ def _mark_updates(axes: Axes, starts: Sequence[int], versions: Sequence[int]) ->
 
 
 def make_figure(directories: Sequence[Path], trace: bool, x: str, policy_id: int) -> Figure:
-    """The figure the command line asks for.
+    """The figure the command line asks for; what the health check found in the runs is printed to stderr.
 
     Raises:
-        PlotError: something is missing.
+        LogError: something is missing.
     """
     if not trace:
-        return plot_runs([read_experiment(directory, policy_id) for directory in directories], x)
+        experiments = [read_experiment(directory, policy_id) for directory in directories]
+        for experiment in experiments:
+            for line in describe(experiment.rows):
+                print(f"{experiment.name}: {line}", file=sys.stderr)
+        return plot_runs(experiments, x)
     if len(directories) > 1:
-        raise PlotError("--trace draws one experiment: give one folder")
+        raise LogError("--trace draws one experiment: give one folder")
     directory = directories[0]
     rows = read_trace(directory, policy_id)
     return plot_trace(
@@ -338,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         figure = make_figure(args.dirs, args.trace, args.x, args.policy_id)
         figure.savefig(out, dpi=130, format="png")
-    except (PlotError, OSError) as exc:
+    except (LogError, OSError) as exc:
         print(f"Nothing plotted: {exc}", file=sys.stderr)
         return 2
     print(out)

@@ -9,6 +9,7 @@ import pytest
 from tensorboardX import SummaryWriter
 
 from sf_fixpo import plot
+from sf_fixpo.records.run_logs import read_experiment
 
 EPS_KL, C_BETA = 0.5, 3.0
 
@@ -19,6 +20,7 @@ def make_experiment(folder, beta=1.0, updates: int = 4, with_returns: bool = Tru
     rows = [
         {
             "policy_id": 0, "policy_version": 40 * i, "env_steps": 1000 * i, "eps_kl": EPS_KL, "kl_max": 0.1 * i,
+            "kl_mean": 0.01 * i,
             "kl_max_primary": 0.15 * i, "beta": beta, "primary_steps": 40, "fixup_steps": i % 3, "backtracks": int(i == 2),
         }
         for i in range(1, updates + 1)
@@ -29,6 +31,7 @@ def make_experiment(folder, beta=1.0, updates: int = 4, with_returns: bool = Tru
         writer = SummaryWriter(str(folder / ".summary" / "0"))
         for i in range(1, 6):
             writer.add_scalar("reward/reward", 10.0 * i, 800 * i)
+            writer.add_scalar("train/entropy", 2.0 - 0.1 * i, 800 * i)
         writer.close()
     return folder
 
@@ -53,12 +56,12 @@ def panels(figure):
     return {axes.get_title(): axes for axes in figure.axes}
 
 
-def test_the_four_panels_show_the_logs(tmp_path):
-    experiment = plot.read_experiment(make_experiment(tmp_path / "run"))
+def test_the_panels_show_the_logs(tmp_path):
+    experiment = read_experiment(make_experiment(tmp_path / "run"))
     np.testing.assert_array_equal(experiment.return_steps, [800, 1600, 2400, 3200, 4000])
     np.testing.assert_array_equal(experiment.returns, [10, 20, 30, 40, 50])
     shown = panels(plot.plot_runs([experiment]))
-    assert len(shown) == 4
+    assert len(shown) == 6
     kl_axes = shown["Trust region: largest KL of a published policy"]
     drawn = [line.get_ydata() for line in kl_axes.lines]
     assert any(np.allclose(y, [0.1, 0.2, 0.3, 0.4]) for y in drawn if len(y) == 4)
@@ -70,24 +73,42 @@ def test_the_four_panels_show_the_logs(tmp_path):
 
 
 def test_returns_by_version_lie_between_the_updates(tmp_path):
-    experiment = plot.read_experiment(make_experiment(tmp_path / "run"))
-    np.testing.assert_allclose(plot.return_positions(experiment, "policy_version"), [40, 64, 96, 128, 160])
+    experiment = read_experiment(make_experiment(tmp_path / "run"))
+    np.testing.assert_allclose(plot.positions_of(experiment, experiment.return_steps, "policy_version"), [40, 64, 96, 128, 160])
 
 
 def test_a_beta_for_each_task_is_a_line_for_each(tmp_path):
-    experiment = plot.read_experiment(make_experiment(tmp_path / "run", beta=[1.0, 2.0, 3.0]))
+    experiment = read_experiment(make_experiment(tmp_path / "run", beta=[1.0, 2.0, 3.0]))
     assert len(panels(plot.plot_runs([experiment]))["Lagrange multiplier"].lines) == 3
 
 
+def test_entropy_mean_kl_and_what_the_health_check_found_are_drawn(tmp_path, capsys):
+    folder = make_experiment(tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "updates.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"entropy": 1.0 - 0.2 * i, "beta_of_mean": 0.5, "health": ["collapse"] if i > 1 else []}
+    (folder / "updates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    appo = read_experiment(make_experiment(tmp_path / "appo", algo="APPO"))
+    np.testing.assert_allclose(appo.entropies, [1.9, 1.8, 1.7, 1.6, 1.5], rtol=1e-6)
+    shown = panels(plot.plot_runs([read_experiment(folder)]))
+    np.testing.assert_allclose(shown["Entropy of the policy"].lines[0].get_ydata(), [1.0, 0.8, 0.6, 0.4])
+    assert "collapse: 2 of 4 updates" in shown["Entropy of the policy"].get_legend_handles_labels()[1]
+    assert len(shown["Lagrange multiplier"].lines) == 2
+    mean = shown["How far an update moves the policy on average"]
+    np.testing.assert_allclose(mean.lines[0].get_ydata(), [0.01, 0.02, 0.03, 0.04])
+    assert plot.main([str(folder)]) == 0
+    assert "run: collapse: at 2 of 4 updates, first at 3,000 steps" in capsys.readouterr().err
+
+
 def test_a_run_without_episodes_says_so(tmp_path):
-    experiment = plot.read_experiment(make_experiment(tmp_path / "run", with_returns=False))
+    experiment = read_experiment(make_experiment(tmp_path / "run", with_returns=False))
     assert "no episode" in panels(plot.plot_runs([experiment]))["Episode return"].texts[0].get_text()
 
 
 def test_several_runs_stay_apart(tmp_path, capsys):
     folders = [make_experiment(tmp_path / name) for name in ("a_seed0", "a_seed1")]
     appo = make_experiment(tmp_path / "appo", algo="APPO")
-    shown = panels(plot.plot_runs([plot.read_experiment(folder) for folder in (*folders, appo)]))
+    shown = panels(plot.plot_runs([read_experiment(folder) for folder in (*folders, appo)]))
     assert shown["Episode return"].get_legend_handles_labels()[1] == ["a_seed0", "a_seed1", "appo"]
     out = tmp_path / "both.png"
     assert plot.main([*map(str, folders), f"--out={out}", "--x=policy_version"]) == 0
@@ -99,7 +120,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     folder = make_experiment(tmp_path / "run")
     with (folder / "updates.jsonl").open("a") as log:
         log.write('{"policy_id": 0, "poli')
-    assert len(plot.read_experiment(folder).rows) == 4
+    assert len(read_experiment(folder).rows) == 4
 
 
 def test_the_trace_marks_every_fixup_phase():
