@@ -32,7 +32,6 @@ from sf_fixpo.running.supervision import EnvironmentStartError, Preempted, end_w
 
 EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130, PREEMPTED: 75}
 BAD_INPUT = 2
-PRESETS = ("paper", "laptop")
 
 
 class BadInputError(ValueError):
@@ -41,7 +40,9 @@ class BadInputError(ValueError):
 
 def _add_program_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("program")
-    group.add_argument("--preset", default="paper", choices=PRESETS, help="Defaults of all flags for the environment's suite")
+    group.add_argument(
+        "--preset", default="paper", help="Defaults of all flags for the environment's suite; --list_envs has them"
+    )
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
     group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
     group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
@@ -111,13 +112,15 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
 
     Raises:
-        BadInputError: unknown environment or flag, missing extra, values out of range: all faults in one message.
+        BadInputError: unknown environment, preset or flag, missing extra, values out of range: all faults in one message.
         SystemExit: `--help` (status 0).
     """
     parser, suite = _make_parser(argv)
     parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
     preset = parser.parse_known_args(argv)[0].preset
-    parser.set_defaults(**suite.presets.get(preset, {}))
+    if preset not in suite.presets:
+        raise BadInputError(f"--preset={preset}: for {suite.name} it must be one of {', '.join(suite.presets)}")
+    parser.set_defaults(**suite.presets[preset])
     known = parser.parse_known_args(argv)[0]
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = parse_full_cfg(parser, argv)

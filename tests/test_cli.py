@@ -120,6 +120,14 @@ def test_linear_decay_can_be_asked_for_by_flag(tmp_path):
     assert program.parse_cfg([CARTPOLE, f"--train_dir={tmp_path}", "--lr_schedule=linear_decay"]).lr_schedule == "linear_decay"
 
 
+@pytest.mark.parametrize(
+    ("env", "has"), [("gym_CartPole-v1", "paper, laptop"), ("dmlab_30_rooms_collect_good_objects", "paper, laptop")]
+)
+def test_a_preset_that_a_suite_lacks_is_refused_with_those_it_has(env, has):
+    with pytest.raises(program.BadInputError, match=f"^--preset=cluster: for (gym|dmlab) it must be one of {has}"):
+        program.parse_cfg([f"--env={env}", "--preset=cluster"])
+
+
 def test_presets_differ_and_flags_go_over_them(tmp_path):
     base = [CARTPOLE, f"--train_dir={tmp_path}"]
     paper, laptop = (program.parse_cfg([*base, f"--preset={name}"]) for name in ("paper", "laptop"))
