@@ -255,7 +255,7 @@ def test_readers_and_the_gate_hold_one_lock_and_policies_their_own_settings(tmp_
     one.set_new_cfg({"learning_rate": 0.123})
     one.optimizer = SimpleNamespace(param_groups=[])
     one.cfg.lr_schedule = "none"
-    one.fixpo, one.multiplier = learner.fixpo, learner.multiplier
+    one.fixpo, one.multiplier, one.mean_multiplier = learner.fixpo, learner.multiplier, learner.mean_multiplier
     one._maybe_update_cfg()
     assert one.cfg.learning_rate == 0.123 != other.cfg.learning_rate == cfg.learning_rate
     assert isinstance(server.policy_lock, SettledLock)
