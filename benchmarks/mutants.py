@@ -225,7 +225,6 @@ class Tree:
 def serve() -> None:
     """The process beside a tree: imports what tests need of others, then runs each request in a fork."""
     import gymnasium  # noqa: F401
-    import hypothesis.strategies  # noqa: F401
     import pytest
     import sample_factory.algo.learning.learner
     import sample_factory.algo.utils.action_distributions
