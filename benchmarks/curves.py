@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for sweep in args.dirs:
         for run in find_runs(sweep):
-            variant = run.relative_to(sweep).parts[0].rpartition("_seed_")[0] or run.name
+            variant = (run.relative_to(sweep).parts or (run.name,))[0].rstrip("_")
             rows += curve(run, sweep.resolve().name, variant, args.bins)
     if not rows:
         print(f"benchmarks.curves: no run in {', '.join(map(str, args.dirs))}", file=sys.stderr)
