@@ -52,7 +52,7 @@ def explained_variance(predictions: Tensor, targets: Tensor, valids: Tensor) -> 
         return masked_mean((x - masked_mean(x, valids)).square(), valids)
 
     total = variance(targets)
-    return torch.where(total > 0, 1 - variance(targets - predictions) / total.clamp_min(1e-30), 0.0)
+    return torch.where(total > 0, 1 - variance(targets - predictions) / total, 0.0)
 
 
 def vtrace(
