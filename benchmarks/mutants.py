@@ -222,6 +222,18 @@ class Tree:
         self._server.wait()
 
 
+class NoShrinking:
+    """A plugin of pytest: one failing example is enough, nobody reads the smallest one."""
+
+    @staticmethod
+    def pytest_collection() -> None:
+        """Before the tests are imported, after tests/conftest.py has chosen its settings."""
+        from hypothesis import Phase, settings
+
+        settings.register_profile("mutants", settings(), phases=(Phase.explicit, Phase.generate))
+        settings.load_profile("mutants")
+
+
 def serve() -> None:
     """The process beside a tree: imports what tests need of others, then runs each request in a fork."""
     import gymnasium  # noqa: F401
@@ -241,7 +253,8 @@ def serve() -> None:
             os.setsid()
             sys.path.insert(0, os.getcwd())
             flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            os._exit(int(pytest.main([*flags, "-m", "not slow", "-k", f"not {_LEFT_OUT}", *tests])))
+            flags += ["-m", "not slow", "-k", f"not {_LEFT_OUT}"]
+            os._exit(int(pytest.main([*flags, *tests], plugins=[NoShrinking()])))
         deadline = time.monotonic() + timeout
         status: int | None = None
         while status is None:
