@@ -1,7 +1,7 @@
 """HalfCheetah: why half of tuned PPO? Batch, learning-rate decay and the floor of beta; a million steps, looking around.
 
-Tianshou's PPO, which has 5650 (1226) there, collects 2048 samples from 64 simulators and steps 320 times on minibatches of 64. At a
-million steps its learning rate has only fallen by a third, because it decays over three.
+Tianshou's PPO, which has 5650 (1226) there, collects 2048 samples from 64 simulators and steps 320 times on minibatches of 64.
+At a million steps its learning rate has only fallen by a third, because it decays over three.
 """
 
 from __future__ import annotations
