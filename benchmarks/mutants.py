@@ -236,7 +236,7 @@ class NoShrinking:
 
 def serve() -> None:
     """The process beside a tree: imports what tests need of others, then runs each request in a fork."""
-    import gymnasium  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
     import pytest
     import sample_factory.algo.learning.learner
     import sample_factory.algo.utils.action_distributions
@@ -253,6 +253,8 @@ def serve() -> None:
             os.setsid()
             sys.path.insert(0, os.getcwd())
             flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            # pytest would rather import hypothesis itself, and rewrite its 121 files each time
+            flags += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
             flags += ["-m", "not slow", "-k", f"not {_LEFT_OUT}"]
             os._exit(int(pytest.main([*flags, *tests], plugins=[NoShrinking()])))
         deadline = time.monotonic() + timeout
