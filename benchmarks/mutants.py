@@ -241,7 +241,7 @@ def serve() -> None:
     import sample_factory.algo.learning.learner
     import sample_factory.algo.utils.action_distributions
     import sample_factory.model.actor_critic  # noqa: F401
-    import torch  # noqa: F401
+    import torch._dynamo  # noqa: F401 - which the first optimizer would import
 
     out = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
