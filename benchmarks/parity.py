@@ -182,7 +182,7 @@ class Replay:
             if config["fixup_loop"] and (config["fixup_every_repeat"] or last):
                 parts = split(config["fixup_batch"], samples)
                 # the authors' loop has no limit; this one only keeps a broken replay from running for ever
-                result = fixup_phase(parts, self.check, self.fixup_step, limit=config["eps_kl"], max_steps=10_000)
+                result = fixup_phase(parts, self.check, self.fixup_step, limit=config["eps_kl"], max_steps=1_000)
                 self.fixup_steps += result.steps
 
 
