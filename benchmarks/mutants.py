@@ -160,7 +160,7 @@ def mutants_of(module: str) -> Iterator[Mutant]:
     for name, mutate in broken:
         occurrence = 0
         while (mutated := mutate(source, get_operator(name)(), occurrence)) is not None:
-            occurrence += 1
+            occurrence += 2 if name.endswith("NumberReplacer") else 1  # it has one more and one less for every number
             try:
                 program = _program(mutated)
             except SyntaxError:
