@@ -127,7 +127,7 @@ def kl_statistic(
     if stat == "max":
         value = torch.where(members, kl, -math.inf).amax(1)
     else:
-        value = torch.where(members, kl, 0.0).sum(1) / members.sum(1).clamp_min(1)
+        value = torch.where(members, kl, 0.0).sum(1) / members.sum(1)
     return torch.where(present, value, 0.0), present
 
 

@@ -48,6 +48,12 @@ def test_clamped_to_zero_and_beta_max():
     assert multiplier.beta.item() == pytest.approx(0.1)
 
 
+def test_a_gradient_as_small_as_adams_epsilon_takes_half_a_step():
+    multiplier = LagrangeMultiplier(1.0, 0.1, beta_max=10.0)
+    multiplier.step(torch.tensor([0.0]), PRESENT, eps_kl=LagrangeMultiplier.EPS, c_beta=3.0)
+    assert multiplier.beta.item() == pytest.approx(0.95, rel=1e-5)
+
+
 def test_learning_rate_zero_keeps_beta_constant():
     multiplier = LagrangeMultiplier(10.0, 0.0, beta_max=100.0)
     multiplier.step(torch.tensor([5.0]), PRESENT, 0.5, 3.0)
@@ -184,6 +190,10 @@ def test_state_of_the_mean_multiplier():
     other.load_state_dict(one.state_dict())
     assert torch.equal(other.beta, one.beta)
     assert other.to("meta").beta.device.type == "meta"
+    low = MeanMultiplier(0.01, 0.2, 10.0)
+    another = MeanMultiplier(0.02, 1.0, 10.0)
+    another.load_state_dict(low.state_dict())
+    assert another.beta.item() == pytest.approx(0.2)
     fresh = MeanMultiplier(0.01, 1.0, 10.0)
     fresh.load_state_dict(MeanMultiplier(0.0, 1.0, 10.0).state_dict())
     assert fresh.beta.item() == 1.0, "of a run that had none: it starts where a new one would"

@@ -1,6 +1,7 @@
 """Divergences against NumPy, and the fixup phase and line search on functions of a few numbers."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -88,13 +89,22 @@ def test_gradient_of_categorical_divergence():
 
 def test_entropy_by_hand_and_against_torch():
     uniform, certain = torch.zeros(2, 4), torch.tensor([[50.0, 0.0, 0.0, 0.0]]).expand(2, 4)
-    gaussian = torch.tensor([[3.0, -1.0, 0.5, -2.0], [0.0, 0.0, 20.0, -20.0]])
-    spec = [("categorical", 4), ("gaussian", 2)]
-    by_torch = torch.distributions.Normal(gaussian[:, :2], gaussian[:, 2:].exp().clamp(1e-4, 1e4)).entropy().sum(1)
+    gaussian = torch.tensor([[3.0, -1.0, 4.0, 0.5, -2.0, 0.7], [0.0, 0.0, 0.0, 20.0, -20.0, 0.0]])
+    spec = [("categorical", 4), ("gaussian", 3)]
+    by_torch = torch.distributions.Normal(gaussian[:, :3], gaussian[:, 3:].exp().clamp(1e-4, 1e4)).entropy().sum(1)
     assert tr.action_entropy(torch.cat([uniform, gaussian], 1), spec).tolist() == pytest.approx((math.log(4) + by_torch).tolist())
     assert tr.action_entropy(torch.cat([certain, gaussian], 1), spec).tolist() == pytest.approx(by_torch.tolist())
     assert tr.largest_entropy([("categorical", 4), ("categorical", 3)]) == pytest.approx(math.log(12))
     assert tr.largest_entropy(spec) is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_parameters_are_the_last_dimension_whatever_the_first_are(name):
+    spec, _, sizes = CASES[name]
+    p, q = draw(1, 6, sum(sizes)), draw(2, 6, sum(sizes))
+    shaped = [x.reshape(2, 3, -1) for x in (p, q)]
+    torch.testing.assert_close(tr.action_kl(*shaped, spec), tr.action_kl(p, q, spec).reshape(2, 3))
+    torch.testing.assert_close(tr.action_entropy(shaped[0], spec), tr.action_entropy(p, spec).reshape(2, 3))
 
 
 def test_spec_that_does_not_add_up_is_refused():
@@ -172,6 +182,60 @@ def test_a_pass_without_violation_reads_once():
     assert (result.satisfied, result.steps, result.checks) == (True, 0, 1)
 
 
+def test_what_has_been_seen_inside_is_not_evaluated_again():
+    numbers, windows = Numbers([0.1, 4.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], pull=0.1), []
+
+    def kl(parts):
+        windows.append(list(parts))
+        return numbers.kl(parts)
+
+    tr.fixup_phase(range(8), kl, numbers.step, limit=1.0)
+    assert windows == [[*range(8)], [2], [3, 4], [5, 6, 7, 0], [1]], "one ahead after a step, then twice as many each time"
+
+
+def plateaus(values, plateau_steps):
+    """Steps before which the learning rate was halved, where one minibatch has these divergences, one after the other."""
+    values, taken, halved = list(values), [], []
+    tr.fixup_phase(
+        [0],
+        lambda parts: [values[len(taken)]],
+        taken.append,
+        limit=1.0,
+        plateau_steps=plateau_steps,
+        on_plateau=lambda: halved.append(len(taken)),
+    )
+    return halved
+
+
+@pytest.mark.parametrize(
+    ("values", "halved"),
+    [
+        ([100.0] * 9, [3, 6]),  # every three steps
+        ([100.0, 99.0, 99.0, 99.0, 99.0], [3]),  # one percent is not enough
+        ([100.0, 98.9, 97.9, 96.9, 95.9, 94.9, 93.9], []),  # a little more is
+        ([100.0, 98.0, 99.0, 99.0, 99.0, 99.0], [4]),  # the lowest counts, not the last
+        ([100.0] * 3 + [150.0] * 3 + [149.0] * 3, [3, 6]),  # after a plateau the count begins anew, from where it is
+    ],
+)
+def test_a_plateau_is_steps_without_one_percent(values, halved):
+    assert plateaus([*values, 0.5], 3) == halved
+
+
+def test_settings_of_the_phase_have_names():
+    with pytest.raises(TypeError, match="positional"):
+        tr.fixup_phase([0], lambda parts: [0.0], lambda part: None, 1.0)
+    assert (tr.FixupResult(steps=3).steps, tr.FixupResult(), tr.FixupResult().finite) == (3, tr.FixupResult(), True)
+    with pytest.raises(FrozenInstanceError):
+        tr.Divergence([("categorical", 2)], "pi_ref", "max").stat = "mean"
+
+
+def test_the_mean_of_a_task_with_one_sample_is_that_sample():
+    ids, mask = torch.tensor([0, 0, 1]), torch.tensor([True, True, True])
+    mean, present = tr.kl_statistic(torch.tensor([1.0, 2.0, 5.0]), mask, "mean", ids, 3)
+    assert mean.tolist() == [1.5, 5.0, 0.0]
+    assert present.tolist() == [True, True, False]
+
+
 def test_limit_is_inclusive():
     numbers = Numbers([1.0])
     assert tr.fixup_phase([0], numbers.kl, numbers.step, limit=1.0).steps == 0
@@ -239,6 +303,12 @@ def test_backtrack_ends_at_the_first_halving_that_satisfies(boundary, first):
     else:
         assert alpha == 0.0
         assert at[0] > 0.0, "theta' itself is for the caller to go to"
+
+
+def test_by_default_the_way_back_is_halved_ten_times_from_the_middle():
+    at = []
+    assert tr.backtrack(at.append, lambda: False) == 0.0
+    assert at == [0.5 / 2**i for i in range(11)]
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 1))
