@@ -9,9 +9,32 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from sf_fixpo.algorithm.trust_region import CHECK_MARGIN
+
+# Of sample-factory's flags those that the checks read, and what holds where a configuration lacks one (tests, other trainers).
+_ABSENT = MappingProxyType(
+    {
+        "async_rl": False,
+        "batch_size": 1024,
+        "env": "task",
+        "gamma": 0.99,
+        "learning_rate": 1e-4,
+        "normalize_returns": False,
+        "num_batches_per_epoch": 1,
+        "num_envs_per_worker": 1,
+        "num_epochs": 1,
+        "recurrence": -1,
+        "rollout": 32,
+        "seed": None,
+        "task_names": None,
+        "use_rnn": False,
+        "with_vtrace": False,
+        "worker_num_splits": 1,
+    }
+)
 
 # sample-factory's flags that count something; it would fail on these in the middle of a run, or never end
 _COUNTS = (
@@ -22,6 +45,7 @@ _COUNTS = (
     "num_workers",
     "num_envs_per_worker",
     "num_policies",
+    "max_policy_lag",
     "policy_workers_per_policy",
     "train_for_env_steps",
     "train_for_seconds",
@@ -155,10 +179,10 @@ class FixPOConfig:
         found = faults(cfg)
         if found:
             raise ValueError("\n".join(found))
-        values = {f.name: _get(cfg, f.name, f.default) for f in fields(cls)}
+        values = {name: _get(cfg, name) for name in _FIELDS}
         if values["reference"] == "auto":
-            one_step = _get(cfg, "num_epochs", 1) * _get(cfg, "num_batches_per_epoch", 1) == 1
-            values["reference"] = "behaviour" if _get(cfg, "async_rl", False) and one_step else "previous"
+            one_step = _get(cfg, "num_epochs") * _get(cfg, "num_batches_per_epoch") == 1
+            values["reference"] = "behaviour" if _get(cfg, "async_rl") and one_step else "previous"
         return cls(**values)
 
     @property
@@ -167,19 +191,23 @@ class FixPOConfig:
         return self.eps_kl * (1.0 - CHECK_MARGIN)
 
 
-def _get(cfg: Any, name: str, default: Any) -> Any:
+_FIELDS = MappingProxyType({f.name: f for f in fields(FixPOConfig)})
+
+
+def _get(cfg: Any, name: str) -> Any:
+    default = _FIELDS[name].default if name in _FIELDS else _ABSENT.get(name)
     return cfg.get(name, default) if isinstance(cfg, Mapping) else getattr(cfg, name, default)
 
 
 def task_names(cfg: Any) -> tuple[str, ...]:
     """Names of the run's tasks in the order of their ids; the environment's own where there is one task."""
-    return tuple(_get(cfg, "task_names", None) or [_get(cfg, "env", "task")])
+    return tuple(_get(cfg, "task_names") or [_get(cfg, "env")])
 
 
 def add_fixpo_args(parser: argparse.ArgumentParser) -> None:
     """Adds one flag per field of FixPOConfig, plain text where a choice is wrong is left to `faults`."""
     group = parser.add_argument_group("FixPO")
-    for f in fields(FixPOConfig):
+    for f in _FIELDS.values():
         choices = f.metadata["choices"]
         help_text = f.metadata["help"] + (f" {{{','.join(choices)}}}" if choices else "")
         group.add_argument(f"--{f.name}", default=f.default, type=type(f.default), help=help_text.replace("%", "%%"))
@@ -200,16 +228,17 @@ def faults(cfg: Any) -> list[str]:
     Beside the fields of FixPOConfig these are sample-factory's own flags where its learner would fail in the middle of a run
     with an assertion.
     """
-    found = [fault for f in fields(FixPOConfig) if (fault := _field_fault(f, _get(cfg, f.name, f.default)))]
-    found += [f"--{name}={value}: must be an integer >= 1" for name in _COUNTS if (value := _get(cfg, name, 1)) < 1]
-    if (seed := _get(cfg, "seed", None)) is not None and seed < 0:
+    found = [fault for f in _FIELDS.values() if (fault := _field_fault(f, _get(cfg, f.name)))]
+    counts = {name: _get(cfg, name) for name in _COUNTS}
+    found += [f"--{name}={n}: must be an integer >= 1" for name, n in counts.items() if n is not None and n < 1]
+    if (seed := _get(cfg, "seed")) is not None and seed < 0:
         found.append(f"--seed={seed}: must be an integer >= 0")
-    if not 0 < (gamma := _get(cfg, "gamma", 0.99)) <= 1:
+    if not 0 < (gamma := _get(cfg, "gamma")) <= 1:
         found.append(f"--gamma={gamma}: must be a number > 0 and <= 1")
     if found:
         return found
     found += _constraint_faults(cfg)
-    if _get(cfg, "beta_scope", "shared") == "per_task" and len(names := task_names(cfg)) == 1:
+    if _get(cfg, "beta_scope") == "per_task" and len(names := task_names(cfg)) == 1:
         found.append(f"--beta_scope=per_task: {names[0]} is one task; use shared")
     return found + _size_faults(cfg) + _mode_faults(cfg)
 
@@ -217,15 +246,15 @@ def faults(cfg: Any) -> list[str]:
 def _constraint_faults(cfg: Any) -> list[str]:
     """Settings of the constraint that contradict each other."""
     found = []
-    low, start, high = _get(cfg, "beta_min", 0.0), _get(cfg, "beta_init", 1.0), _get(cfg, "beta_max", math.inf)
+    low, start, high = _get(cfg, "beta_min"), _get(cfg, "beta_init"), _get(cfg, "beta_max")
     if low > high:
         found.append(f"--beta_min={low}: must not be above --beta_max={high}")
     elif start > high:
         found.append(f"--beta_init={start}: must not be above --beta_max={high}")
     elif start < low:
         found.append(f"--beta_min={low}: must not be above --beta_init={start}")
-    target, eps_kl = _get(cfg, "kl_mean_target", 0.0), _get(cfg, "eps_kl", 0.5)
-    if target and _get(cfg, "kl_stat", "max") == "mean":
+    target, eps_kl = _get(cfg, "kl_mean_target"), _get(cfg, "eps_kl")
+    if target and _get(cfg, "kl_stat") == "mean":
         found.append(f"--kl_mean_target={target}: must be 0 with --kl_stat=mean, where beta itself looks at the mean")
     elif target >= eps_kl:
         found.append(f"--kl_mean_target={target}: must be below --eps_kl={eps_kl}: no mean is above the largest")
@@ -234,20 +263,20 @@ def _constraint_faults(cfg: Any) -> list[str]:
 
 def fixup_minibatch(cfg: Any) -> int:
     """Samples of a fixup minibatch: `--fixup_batch_size`, or the primary phase's; never more than the batch holds."""
-    batch_size = _get(cfg, "batch_size", 1024)
-    return min(_get(cfg, "fixup_batch_size", 0) or batch_size, batch_size * _get(cfg, "num_batches_per_epoch", 1))
+    batch_size = _get(cfg, "batch_size")
+    return min(_get(cfg, "fixup_batch_size") or batch_size, batch_size * _get(cfg, "num_batches_per_epoch"))
 
 
 def _size_faults(cfg: Any) -> list[str]:
     found = []
-    rollout, batch_size = _get(cfg, "rollout", 32), _get(cfg, "batch_size", 1024)
-    recurrence = _get(cfg, "recurrence", -1)
+    rollout, batch_size = _get(cfg, "rollout"), _get(cfg, "batch_size")
+    recurrence = _get(cfg, "recurrence")
     if recurrence == -1:
-        recurrence = rollout if _get(cfg, "use_rnn", False) else 1
-    batches = _get(cfg, "num_batches_per_epoch", 1)
+        recurrence = rollout if _get(cfg, "use_rnn") else 1
+    batches = _get(cfg, "num_batches_per_epoch")
     if batch_size % rollout:
         found.append(f"--batch_size={batch_size}: must be a multiple of --rollout={rollout}")
-    if _get(cfg, "use_rnn", False) and recurrence < 2:
+    if _get(cfg, "use_rnn") and recurrence < 2:
         found.append(f"--recurrence={recurrence}: must be at least 2 with --use_rnn=True (-1: as --rollout={rollout})")
     elif recurrence < 1 or rollout % recurrence:
         found.append(f"--recurrence={recurrence}: must divide --rollout={rollout}")
@@ -256,7 +285,7 @@ def _size_faults(cfg: Any) -> list[str]:
             f"--fixup_batch_size={fixup_size}: must be a multiple of the recurrence, {recurrence}, and divide the batch, "
             f"{batch_size * batches} samples (--batch_size x --num_batches_per_epoch)"
         )
-    envs, splits = _get(cfg, "num_envs_per_worker", 1), _get(cfg, "worker_num_splits", 1)
+    envs, splits = _get(cfg, "num_envs_per_worker"), _get(cfg, "worker_num_splits")
     if splits < 1 or envs % splits:
         found.append(f"--worker_num_splits={splits}: must divide --num_envs_per_worker={envs}")
     return found
@@ -264,15 +293,13 @@ def _size_faults(cfg: Any) -> list[str]:
 
 def _mode_faults(cfg: Any) -> list[str]:
     found = []
-    if _get(cfg, "with_vtrace", False):
-        if _get(cfg, "normalize_returns", False):
+    if _get(cfg, "with_vtrace"):
+        if _get(cfg, "normalize_returns"):
             found.append("--normalize_returns=True: must be False with --with_vtrace=True (returns change with every minibatch)")
-        if _get(cfg, "recurrence", -1) not in (-1, _get(cfg, "rollout", 32)):
-            found.append(f"--recurrence={_get(cfg, 'recurrence', -1)}: must equal --rollout with --with_vtrace=True")
-        if _get(cfg, "rollout", 32) < 2:
+        if _get(cfg, "recurrence") not in (-1, _get(cfg, "rollout")):
+            found.append(f"--recurrence={_get(cfg, 'recurrence')}: must equal --rollout with --with_vtrace=True")
+        if _get(cfg, "rollout") < 2:
             found.append("--rollout=1: must be at least 2 with --with_vtrace=True")
-    if _get(cfg, "max_policy_lag", 1) < 1:
-        found.append(f"--max_policy_lag={_get(cfg, 'max_policy_lag', 1)}: must be an integer >= 1")
-    if not _get(cfg, "learning_rate", 1e-4) > 0:
-        found.append(f"--learning_rate={_get(cfg, 'learning_rate', 0)}: must be a number > 0")
+    if not _get(cfg, "learning_rate") > 0:
+        found.append(f"--learning_rate={_get(cfg, 'learning_rate')}: must be a number > 0")
     return found

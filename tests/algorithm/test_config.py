@@ -1,7 +1,8 @@
 """Settings: defaults, every check, and that flags, dataclass and help are one thing."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, asdict, fields
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,83 @@ def test_defaults_are_the_papers():
     config = FixPOConfig()
     assert (config.eps_kl, config.c_beta, config.beta_init, config.beta_lr) == (0.5, 3.0, 1.0, 0.01)
     assert (config.kl_stat, config.kl_direction, config.fixup, config.fixup_loss) == ("max", "pi_ref", "every_epoch", "kl")
+
+
+def test_every_default():
+    """A change here is a change of every run that does not say otherwise: say so in CHANGELOG.md."""
+    assert asdict(FixPOConfig()) == {
+        "eps_kl": 0.5, "c_beta": 3.0, "beta_init": 1.0, "beta_lr": 0.01, "beta_min": 0.0, "beta_max": 1000.0,
+        "beta_scope": "shared", "kl_stat": "max", "kl_mean_target": 0.0, "kl_direction": "pi_ref", "reference": "auto",
+        "fixup": "every_epoch", "fixup_loss": "kl", "fixup_optimizer": "fresh", "fixup_batch_size": 0, "max_fixup_steps": 50,
+        "fixup_plateau_steps": 10, "max_rollbacks": 10, "audit_every": 0, "trace_updates": "",
+    }  # fmt: skip
+    with pytest.raises(FrozenInstanceError):
+        FixPOConfig().eps_kl = 1.0
+
+
+def test_what_a_configuration_lacks_is_one_synchronous_step_without_memory():
+    assert faults({}) == []
+    assert FixPOConfig.from_cfg({}) == FixPOConfig(reference="previous")
+    assert FixPOConfig.from_cfg({"async_rl": True}).reference == "behaviour", "one epoch of one minibatch"
+    assert fixup_minibatch({}) == fixup_minibatch({"fixup_batch_size": 4096}) == 1024
+    assert faults({"worker_num_splits": 2}) == ["--worker_num_splits=2: must divide --num_envs_per_worker=1"]
+    assert faults({"recurrence": 64}) == ["--recurrence=64: must divide --rollout=32"]
+    (fault,) = faults({"fixup_batch_size": 96})
+    assert "a multiple of the recurrence, 1, and divide the batch, 1024 samples" in fault
+    assert faults({"beta_scope": "per_task"}) == ["--beta_scope=per_task: task is one task; use shared"]
+
+
+# The last value that is allowed, where one is.
+EDGES = [
+    *[{"c_beta": 1.0}, {"beta_init": 0.0}, {"beta_init": 1000.0}, {"beta_lr": 0.0}, {"beta_min": 1.0}, {"beta_max": 1.0}],
+    *[{"beta_min": 2.0, "beta_init": 2.0, "beta_max": 2.0}, {"kl_mean_target": 0.499}, {"kl_stat": "mean"}],
+    *[{"max_fixup_steps": 0}, {"fixup_plateau_steps": 1}, {"max_rollbacks": 1}, {"trace_updates": "0-1"}, {"audit_every": 0}],
+    *[{"num_epochs": 1}, {"num_batches_per_epoch": 1}, {"seed": 0}, {"seed": None}, {"gamma": 1.0}, {"gamma": 1e-6}],
+    *[{"rollout": 1, "batch_size": 1}, {"rollout": 8, "batch_size": 8}, {"rollout": 8, "recurrence": 8}, {"recurrence": 1}],
+    *[{"use_rnn": True}, {"use_rnn": True, "recurrence": 2}, {"use_rnn": True, "rollout": 2, "recurrence": -1}],
+    *[{"with_vtrace": True}, {"with_vtrace": True, "recurrence": 32}, {"with_vtrace": True, "rollout": 2}],
+    *[{"fixup_batch_size": 512}, {"fixup_batch_size": 2048, "num_batches_per_epoch": 4}, {"fixup_batch_size": 10**6}],
+    *[{"worker_num_splits": 1}, {"worker_num_splits": 2, "num_envs_per_worker": 2}, {"learning_rate": 1e-9}],
+    *[{"beta_scope": "per_task", "task_names": ["a", "b"]}, {"max_policy_lag": 1}, {"normalize_returns": True}],
+]
+
+
+@pytest.mark.parametrize("flags", EDGES, ids=str)
+def test_the_last_allowed_value_is_allowed(flags):
+    assert faults(flags) == []
+    assert faults(SimpleNamespace(**flags)) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        ({"kl_stat": "mean", "kl_mean_target": 0.1}, "--kl_mean_target=0.1: must be 0 with --kl_stat=mean, where beta itself"),
+        ({"eps_kl": 0.2, "kl_mean_target": 0.2}, "--kl_mean_target=0.2: must be below --eps_kl=0.2"),
+        ({"beta_min": 3.0, "beta_max": 2.0}, "--beta_min=3.0: must not be above --beta_max=2.0"),
+        ({"beta_min": 1.5}, "--beta_min=1.5: must not be above --beta_init=1.0"),
+        ({"beta_max": 0.5}, "--beta_init=1.0: must not be above --beta_max=0.5"),
+        ({"beta_scope": "per_task", "env": "x", "task_names": ["a"]}, "--beta_scope=per_task: a is one task; use shared"),
+        ({"with_vtrace": True, "recurrence": 8}, "--recurrence=8: must equal --rollout with --with_vtrace=True"),
+        ({"with_vtrace": True, "rollout": 1}, "--rollout=1: must be at least 2 with --with_vtrace=True"),
+        ({"use_rnn": True, "recurrence": 1}, "--recurrence=1: must be at least 2 with --use_rnn=True (-1: as --rollout=32)"),
+        ({"recurrence": 0}, "--recurrence=0: must divide --rollout=32"),
+        ({"worker_num_splits": 0}, "--worker_num_splits=0: must divide --num_envs_per_worker=1"),
+        (
+            {"use_rnn": True, "fixup_batch_size": 48},
+            "--fixup_batch_size=48: must be a multiple of the recurrence, 32, and divide",
+        ),
+        (
+            {"fixup_batch_size": 768, "num_batches_per_epoch": 2},
+            "--fixup_batch_size=768: must be a multiple of the recurrence, 1",
+        ),
+        ({"learning_rate": 0.0}, "--learning_rate=0.0: must be a number > 0"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_told_by_name(flags, fault):
+    found = faults(flags)
+    assert len(found) == 1
+    assert found[0].startswith(fault)
 
 
 def test_flags_are_the_fields():
@@ -116,12 +194,14 @@ def test_reference_by_default(run, reference):
 
 
 def test_limit_keeps_a_margin_for_rounding():
-    assert 0.998 < FixPOConfig(eps_kl=1.0).limit < 1.0
+    assert FixPOConfig(eps_kl=2.0).limit == pytest.approx(2.0 * 0.999, rel=1e-12)
 
 
 def test_versions():
     assert parse_versions("") == frozenset()
     assert parse_versions("3,10-12,4") == {3, 4, 10, 11, 12}
+    assert faults({"trace_updates": "-1"})
+    assert faults({"trace_updates": "1,x"})
 
 
 def test_fixup_minibatch_is_never_larger_than_the_batch():
