@@ -98,6 +98,30 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("algorithm/losses", "weight = beta.squeeze( -1) if task_ids is None else beta[task_ids]"): (
         "beta has one dimension, of one entry there: both are that entry"
     ),
+    ("algorithm/multiplier", "grad = torch.where(present, grad, 1.0)"): (
+        "what is made of the entry of a task without a sample is thrown away below"
+    ),
+    ("algorithm/trust_region", "parts = zip(spec, p.split(sizes, dim=-1), q.split(sizes, dim=-1), strict=False)"): (
+        "sizes are made from spec, so the lengths are equal"
+    ),
+    (
+        "algorithm/trust_region",
+        "parts = zip(spec, p.split([_KL[kind][0] * size for kind, size in spec], dim=-1), strict=False)",
+    ): "sizes are made from spec, so the lengths are equal",
+    (
+        "algorithm/trust_region",
+        "kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None, num_tasks: int = 2",
+    ): "without task ids the number of tasks is not read, with them it is always given",
+    ("algorithm/trust_region", "num_tasks: int = 2"): (
+        "without task ids the number of tasks is not read, with them it is always given"
+    ),
+    ("algorithm/trust_region", "lowest, steps_since_lowest = math.inf, 1"): (
+        "every statistic is below infinity: the first violation sets both anew"
+    ),
+    (
+        "algorithm/config",
+        'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
+    ): "both kinds of arguments are given as they are marked, everywhere in the file",
 }
 
 
