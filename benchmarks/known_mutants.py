@@ -1,0 +1,59 @@
+"""Mutants that people have looked at: those made by hand, and those that no test can notice."""
+
+from __future__ import annotations
+
+# (file, text, replacement): what reviews tried by hand on an older learner, and no test noticed then.
+BY_HAND = (
+    ("learning/verification", "self._batch.valids[part], ids)", "self._batch.valids[part] | True, ids)"),
+    ("learning/improvement", "kl_penalty(kl, minibatch.valids, beta,", "kl_penalty(kl, minibatch.valids | True, beta,"),
+    ("algorithm/trust_region", "CHECK_MARGIN = 1e-3", "CHECK_MARGIN = 0.0"),
+    ("learning/policy", "with full_precision():", "if True:"),
+    (
+        "learning/policy",
+        "policy = cls(model.requires_grad_(False).eval(), shared=shared)",
+        "policy = cls(model.train(), shared=shared)",
+    ),
+    ("learning/publication", "with self._lock:\n            self.published", "if True:\n            self.published"),
+    ("learning/publication", "self._settle()\n            self._versions", "self._versions"),
+    ("learning/improvement", "progress.learning_rate * scale[0]", "progress.learning_rate / progress.valid_fraction * scale[0]"),
+    ("learning/learner", "else published.observe(batch.raw_obs)", "else batch.obs"),
+    ("learning/learner", "previous = batch.parameters(published, obs,", "previous = batch.parameters(self.candidate, batch.obs,"),
+    (
+        "learning/learner",
+        "self.divergence.per_state(previous, batch.behaviour)",
+        "self.divergence.per_state(batch.behaviour, previous)",
+    ),
+    ("learning/learner", "aim = self.fixpo.limit / self.fixpo.c_beta", "aim = self.fixpo.limit"),
+    ("learning/learner", "self.param_server.policy_lock", '__import__("threading").Lock()'),
+)
+
+# (file, line as mutated) -> why no test can notice. Written after looking at each survivor.
+EQUIVALENT: dict[tuple[str, str], str] = {
+    ("algorithm/losses", "weight = beta.squeeze( -1) if task_ids is None else beta[task_ids]"): (
+        "beta has one dimension, of one entry there: both are that entry"
+    ),
+    ("algorithm/multiplier", "grad = torch.where(present, grad, 1.0)"): (
+        "what is made of the entry of a task without a sample is thrown away below"
+    ),
+    ("algorithm/trust_region", "parts = zip(spec, p.split(sizes, dim=-1), q.split(sizes, dim=-1), strict=False)"): (
+        "sizes are made from spec, so the lengths are equal"
+    ),
+    (
+        "algorithm/trust_region",
+        "parts = zip(spec, p.split([_KL[kind][0] * size for kind, size in spec], dim=-1), strict=False)",
+    ): "sizes are made from spec, so the lengths are equal",
+    (
+        "algorithm/trust_region",
+        "kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None, num_tasks: int = 2",
+    ): "without task ids the number of tasks is not read, with them it is always given",
+    ("algorithm/trust_region", "num_tasks: int = 2"): (
+        "without task ids the number of tasks is not read, with them it is always given"
+    ),
+    ("algorithm/trust_region", "lowest, steps_since_lowest = math.inf, 1"): (
+        "every statistic is below infinity: the first violation sets both anew"
+    ),
+    (
+        "algorithm/config",
+        'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
+    ): "both kinds of arguments are given as they are marked, everywhere in the file",
+}
