@@ -2,11 +2,11 @@
 
     python -m benchmarks.mutants [--only=verification,publication] [--jobs=2] [--results=FILE.json] [--report=docs/mutants.md]
 
-The mutations are Cosmic Ray's, and a few that were made by hand after reviews. What is no change of the program - an annotation, a
-docstring - is left out. A process that has imported the libraries, and nothing of this project, is forked for each mutant, in a copy
-of the tree for each job. Survivors that are known to be equivalent are in `benchmarks/known_mutants.py`, each with its reason.
-With `--results` what was found is kept file by file: a run that was cut off goes on where it was (delete it to begin anew), and
-`--only` replaces what was known of those files.
+The mutations are Cosmic Ray's, and a few that were made by hand after reviews. What is no change of the program - an
+annotation, a docstring - is left out. A process that has imported the libraries, and nothing of this project, is forked for
+each mutant, in a copy of the tree for each job. Survivors that are known to be equivalent are in `benchmarks/known_mutants.py`,
+each with its reason. With `--results` what was found is kept file by file: a run that was cut off goes on where it was (delete
+it to begin anew), and `--only` replaces what was known of those files.
 
 Exit status: 0 at least 95 % of the mutants that are not known to be equivalent were killed; 1 fewer; 2 the tests fail unbroken.
 """
