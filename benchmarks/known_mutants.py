@@ -52,6 +52,18 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("algorithm/trust_region", "lowest, steps_since_lowest = math.inf, 1"): (
         "every statistic is below infinity: the first violation sets both anew"
     ),
+    ("learning/verification", "self.kl_of.update(zip(starts, kl.split(sizes), strict=False))"): (
+        "split by the very sizes gives as many parts"
+    ),
+    ("learning/verification", "self.pi_of.update(zip(starts, pi.split(sizes), strict=False))"): (
+        "split by the very sizes gives as many parts"
+    ),
+    (
+        "learning/verification",
+        "self._values.update(zip((part.start for part in slices), values, strict=False))",
+    ): "one statistic is computed for each slice",
+    ("learning/verification", "self.generation = 1"): "generations are only compared with each other",
+    ("learning/verification", "self.generation += 2"): "generations are only compared with each other",
     (
         "algorithm/config",
         'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',

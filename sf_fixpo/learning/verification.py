@@ -115,7 +115,6 @@ class Verifier:
             self._obs = self.staged.observe(self._batch.raw_obs)
         return self._obs
 
-    @torch.no_grad()
     def check(self, slices: Sequence[slice]) -> list[float]:
         """Statistic of each slice at the staged state, the largest over tasks; the host waits for them, once.
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,83 @@ def test_the_check_keeps_a_part_of_the_bound_free(learner):
     verifier.check(verifier.slices)
     verifier._values[0] = 0.1 * 0.9995
     assert verifier.verify() is None
+
+
+def test_the_limit_itself_is_inside_and_nothing_above_it(learner):
+    run(learner, 1)
+    verifier = learner.verifier
+    verifier.stage(learner.candidate)
+    worst = max(verifier.check(verifier.slices))
+    verifier.limit = worst
+    assert verifier.verify() is not None
+    verifier.limit = worst * (1 - 1e-9)
+    assert verifier.verify() is None
+
+
+def begin_again(learner):
+    """An update's batch under the verifier once more, as if it were to begin; every state bound to the published policy."""
+    batch, progress = learner._update
+    batch.bind_to_previous(batch.parameters(learner.gate.published, learner.gate.published.observe(batch.raw_obs), 32))
+    learner.verifier.begin(batch, progress, learner.divergence, learner.fixpo.limit, 32)
+    return batch, progress, learner.verifier
+
+
+def test_the_check_looks_at_valid_states_only_and_at_all_of_them(learner):
+    run(learner, 2, invalid_share=0.3)
+    batch, _, verifier = begin_again(learner)
+    verifier.stage(learner.gate.published)
+    batch.bound = batch.bound.clone()
+    batch.bound[~batch.valids, 0] += 50.0
+    assert max(verifier.check(verifier.slices)) < 1e-6
+    for state in batch.valids.nonzero().squeeze(1)[:: len(batch) // 8].tolist():
+        bound = batch.bound.clone()
+        bound[state, 0] += 50.0
+        whole, batch.bound = batch.bound, bound
+        verifier.stage(learner.gate.published)
+        assert max(verifier.check(verifier.slices)) > 1.0, state
+        batch.bound = whole
+
+
+def test_the_published_state_is_checked_with_its_own_statistics(learner):
+    run(learner, 2)
+    batch, _, verifier = begin_again(learner)
+    normalizer = learner.candidate.model.obs_normalizer.running_mean_std.running_mean_std["obs"]
+    normalizer.running_mean += 5.0
+    batch.obs = learner.candidate.observe(batch.raw_obs)
+    assert verifier.unchanged().kind is Kind.UNCHANGED
+    assert verifier.kl().max() < 1e-6
+    verifier.stage(learner.candidate)
+    assert verifier.kl().max() > 1e-3, "and the candidate with those of the candidate"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_observations_are_taken_over_from_a_known_normaliser_only(learner, known, monkeypatch):
+    run(learner, 1)
+    batch, _, verifier = begin_again(learner)
+    monkeypatch.setattr(type(learner.candidate), "known_normalizer", known)
+    verifier.stage(learner.candidate)
+    assert (verifier.observations() is batch.obs) == known
+    torch.testing.assert_close(verifier.observations()["obs"], batch.obs["obs"])
+
+
+def test_where_no_point_of_the_line_is_inside_it_is_the_published_state(learner):
+    run(learner, 2)
+    _, progress, verifier = begin_again(learner)
+    learner.candidate.state.copy_(learner.gate.published.state)
+    for parameter in learner.candidate.model.parameters():
+        parameter.data += torch.randn_like(parameter)
+    verifier.limit = 1e-7
+    verifier.stage(learner.candidate)
+    assert verifier.go_back(learner.candidate).kind is Kind.UNCHANGED
+    assert progress.backtrack_scale == 0.0
+    assert same(tensors(verifier.staged.model), tensors(learner.gate.published.model))
+
+
+def test_a_word_cannot_be_changed(learner):
+    run(learner, 1)
+    word = learner.verifier.unchanged()
+    with pytest.raises(FrozenInstanceError):
+        word.generation = 7
 
 
 def test_the_staged_policy_is_built_as_actors_build_theirs_and_stays_in_eval_mode(tmp_path):
