@@ -65,6 +65,15 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("learning/verification", "self.generation = 1"): "generations are only compared with each other",
     ("learning/verification", "self.generation += 2"): "generations are only compared with each other",
     (
+        "learning/state",
+        "key = (tensor.dtype, tensor.device, tensor.untyped_storage().data_ptr() or +id(tensor))",
+    ): "any number that is the empty tensor's own will do",
+    (
+        "learning/sequences",
+        "self._ends = ends.reshape(- 2, recurrence).copy()",
+    ): "NumPy takes any negative number for 'what is left'",
+    ("learning/sequences", "ends = self._ends[trajectories].reshape(- 2)"): "NumPy takes any negative number for 'what is left'",
+    (
         "algorithm/config",
         'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
     ): "both kinds of arguments are given as they are marked, everywhere in the file",

@@ -76,7 +76,6 @@ class FlatState:
             )
             raise ValueError(f"two networks of the same settings have states that differ: {', '.join(names[:5])}")
 
-    @torch.no_grad()
     def copy_(self, source: FlatState) -> None:
         """Takes over the whole state of `source`.
 
@@ -87,7 +86,6 @@ class FlatState:
         for key, buffer in self.buffers.items():
             buffer.copy_(source.buffers[key])
 
-    @torch.no_grad()
     def set_line_(self, start: FlatState, end: FlatState, alpha: float, at_end: Collection[str] = ()) -> None:
         """Becomes start + alpha * (end - start); alpha = 0 is exactly `start`. Tensors that are not floating point are start's.
 

@@ -1,5 +1,7 @@
 """Losses and sequences against sample-factory's own: the same numbers by another way, and what each step may touch."""
 
+from dataclasses import FrozenInstanceError
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -84,6 +86,11 @@ def test_sequences_are_sample_factorys(trajectories, steps, rate, seed):
     theirs, their_first, order = build_rnn_inputs(x, torch.from_numpy(ends).float(), states, steps)
     expected = build_core_out_from_seq(core(theirs, their_first.unsqueeze(0))[0], order)
     torch.testing.assert_close(outputs, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_packing_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        Sequences(np.zeros(8, bool), 4, "cpu").part(slice(0, 8)).order = None
 
 
 def test_any_trajectories_in_any_order_are_taken():

@@ -24,7 +24,9 @@ class Everything(nn.Module):
         self.register_buffer("flag", torch.tensor(True))
         self.register_buffer("order", torch.arange(7))
         self.register_buffer("nothing", torch.zeros(0))
-        self.register_buffer("row", torch.randn(4, 6)[1])
+        self.register_buffer("whole", torch.randn(12))
+        self.register_buffer("part", self.whole[2:5])
+        self.register_buffer("row", torch.randn(4, 64)[1])
         self.register_buffer("short", torch.randn(3).half())
 
 
@@ -59,6 +61,35 @@ def test_no_two_tensors_overlap_but_those_that_did():
         assert (parameter == number).all()
 
 
+def test_every_memory_starts_where_it_would_alone_and_nothing_is_wasted():
+    model = Everything()
+    lengths = {"one.weight": 15, "row": 64, "whole": 12, "conv.weight": 216}  # of 4 bytes: 64 fill 256
+    memory = {}
+    for name, tensor in model.state_dict().items():
+        memory.setdefault(tensor.untyped_storage().data_ptr() or name, (tensor.dtype, []))[1].append(name)
+    state = FlatState(model)
+    size = dict.fromkeys((dtype for dtype, _ in memory.values()), 0)
+    for dtype, names in memory.values():
+        tensors_here = [model.state_dict()[name] for name in names]
+        (buffer,) = (buffer for key, buffer in state.buffers.items() if key[0] is dtype)
+        start = min(tensor.data_ptr() for tensor in tensors_here) - buffer.data_ptr()
+        if tensors_here[0].numel():
+            assert start % 256 == 0, names
+        longest = max(tensor.numel() for tensor in tensors_here)
+        if len(names) > 1 and names[0].startswith("memory"):
+            longest = sum(tensor.numel() for tensor in tensors_here)
+        assert longest == lengths.get(names[0], longest)
+        size[dtype] += -(-longest * dtype.itemsize // 256) * 256
+    assert {key[0]: buffer.nbytes for key, buffer in state.buffers.items()} == size
+
+
+def test_what_shares_memory_goes_on_sharing_it():
+    model = Everything()
+    FlatState(model)
+    model.whole.copy_(torch.arange(12.0))
+    assert model.part.tolist() == [2.0, 3.0, 4.0]
+
+
 def test_it_goes_on_learning_and_counting():
     model = Everything()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -76,6 +107,11 @@ def test_a_shared_state_lies_in_shared_memory():
     model = Everything()
     FlatState(model, shared=True)
     assert all(tensor.is_shared() for tensor in model.state_dict().values() if tensor.numel())
+    model = Everything()
+    FlatState(model)
+    assert not any(tensor.is_shared() for tensor in model.state_dict().values())
+    with pytest.raises(TypeError, match="positional"):
+        FlatState(model, True)
 
 
 @given(st.floats(0, 1))
@@ -95,11 +131,26 @@ def test_the_line_is_the_line_and_ends_exactly_at_its_start(alpha):
             )
 
 
+def test_the_start_of_the_line_is_the_start_whatever_the_end_holds():
+    start, end, target = (FlatState(Everything()) for _ in range(3))
+    end._tensors["one.bias"].data.fill_(float("nan"))
+    target.set_line_(start, end, 0.0)
+    assert target.equals(start)
+
+
 def test_the_state_of_another_network_is_refused_by_name():
     model = Everything()
     model.conv = nn.Conv2d(3, 4, 3)
     with pytest.raises(ValueError, match=r"differ: conv\.bias, conv\.weight"):
         FlatState(Everything()).copy_(FlatState(model))
+    more = Everything()
+    more.register_buffer("another", torch.zeros(2, dtype=torch.int16))
+    with pytest.raises(ValueError, match="differ: another$"):
+        FlatState(Everything()).copy_(FlatState(more))
+    for i in range(7):
+        more.register_buffer(f"another_{i}", torch.zeros(2, dtype=torch.int16))
+    with pytest.raises(ValueError, match="differ: another, another_0, another_1, another_2, another_3$"):
+        FlatState(Everything()).copy_(FlatState(more))
     plain = Everything()
     plain.conv.to(memory_format=torch.contiguous_format)
     with pytest.raises(ValueError, match=r"conv\.weight"):
