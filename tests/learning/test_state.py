@@ -145,11 +145,11 @@ def test_the_state_of_another_network_is_refused_by_name():
         FlatState(Everything()).copy_(FlatState(model))
     more = Everything()
     more.register_buffer("another", torch.zeros(2, dtype=torch.int16))
-    with pytest.raises(ValueError, match="differ: another$"):
+    with pytest.raises(ValueError, match=r"differ: another$"):
         FlatState(Everything()).copy_(FlatState(more))
     for i in range(7):
         more.register_buffer(f"another_{i}", torch.zeros(2, dtype=torch.int16))
-    with pytest.raises(ValueError, match="differ: another, another_0, another_1, another_2, another_3$"):
+    with pytest.raises(ValueError, match=r"differ: another, another_0, another_1, another_2, another_3$"):
         FlatState(Everything()).copy_(FlatState(more))
     plain = Everything()
     plain.conv.to(memory_format=torch.contiguous_format)
