@@ -39,6 +39,15 @@ THRESHOLD = 0.95
 _TREE = ("sf_fixpo", "envs", "launcher", "benchmarks", "tests", "examples", "pyproject.toml")
 
 L, A = "tests/learning/test_", "tests/algorithm/test_"
+_OF_THE_SELF_TEST = (
+    "a_network_that_branches_on_training_is_refused_by_name",
+    "noise_in_eval_mode_is_refused",
+    "a_core_that_treats_sequences_otherwise_is_refused",
+    "a_forward_of_its_own_is_refused",
+    "the_self_test_leaves_nothing_behind",
+    "it_is_made_once_and_again_after_a_resume",
+    "the_parameters_of_the_policy_are_all_but_the_critics",
+)
 TESTS = {
     "algorithm/losses": [f"{A}losses.py", f"{L}improvement.py"],
     "algorithm/multiplier": [f"{A}multiplier.py", f"{A}parity.py"],
@@ -51,9 +60,17 @@ TESTS = {
     "learning/policy": [f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
     "learning/batch": [f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
     "learning/improvement": [f"{L}improvement.py", f"{L}learner.py", f"{L}batches.py"],
-    "learning/statistics": [f"{L}batches.py", f"{L}guarantee.py"],
-    "learning/self_test": [f"{L}any_network.py"],
-    "learning/learner": [f"{L}guarantee.py", f"{L}batches.py", f"{L}verification.py", f"{L}learner.py"],
+    "learning/statistics": [
+        f"{L}batches.py",
+        f"{L}guarantee.py::test_statistics_of_the_normaliser_are_let_in_slowly",
+        f"{L}guarantee.py::test_minibatches_without_valid_samples_are_skipped",
+        f"{L}guarantee.py::test_60_percent_invalid_samples",
+    ],
+    "learning/self_test": [
+        *(f"{L}any_network.py::test_{name}" for name in _OF_THE_SELF_TEST),
+        f"{L}any_network.py::test_every_version_of_any_network_is_inside_the_bound_and_a_resumed_one_too",
+    ],
+    "learning/learner": [f"{L}verification.py", f"{L}learner.py", f"{L}improvement.py", f"{L}guarantee.py"],
 }
 # Of this one only the mutants made by hand: its mechanics are those of the parts above.
 BY_HAND_ONLY = ("learning/learner",)
