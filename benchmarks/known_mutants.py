@@ -69,6 +69,13 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "key = (tensor.dtype, tensor.device, tensor.untyped_storage().data_ptr() or +id(tensor))",
     ): "any number that is the empty tensor's own will do",
     (
+        "learning/policy",
+        'reduced = [(leaf, kind) for leaf, kind in zip(leaves, before, strict=False) if kind not in ("ieee", "none")]',
+    ): "one setting is read of each leaf",
+    ("learning/policy", "def observe(self, raw: dict[str, Tensor]) -> TensorDict:"): (
+        "without `no_grad`: neither what comes in nor the statistics ask for a gradient"
+    ),
+    (
         "learning/sequences",
         "self._ends = ends.reshape(- 2, recurrence).copy()",
     ): "NumPy takes any negative number for 'what is left'",

@@ -57,7 +57,7 @@ TESTS = {
     "learning/publication": [f"{L}verification.py", f"{L}learner.py"],
     "learning/state": [f"{L}state.py", f"{L}verification.py"],
     "learning/sequences": [f"{L}improvement.py", f"{L}batches.py"],
-    "learning/policy": [f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
+    "learning/policy": [f"{L}policy.py", f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
     "learning/batch": [f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
     "learning/improvement": [f"{L}improvement.py", f"{L}learner.py", f"{L}batches.py"],
     "learning/statistics": [
