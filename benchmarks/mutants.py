@@ -58,7 +58,7 @@ TESTS = {
     "learning/state": [f"{L}state.py", f"{L}verification.py"],
     "learning/sequences": [f"{L}improvement.py", f"{L}batches.py"],
     "learning/policy": [f"{L}policy.py", f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
-    "learning/batch": [f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
+    "learning/batch": [f"{L}batch.py", f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
     "learning/improvement": [f"{L}improvement.py", f"{L}learner.py", f"{L}batches.py"],
     "learning/statistics": [
         f"{L}batches.py",
