@@ -75,6 +75,19 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("learning/policy", "def observe(self, raw: dict[str, Tensor]) -> TensorDict:"): (
         "without `no_grad`: neither what comes in nor the statistics ask for a gradient"
     ),
+    ("learning/batch", "values_per_sample = sum(obs[ 1].numel() for obs in self.obs.values())"): (
+        "all samples of a batch are of one size, and there are two at least: a standard deviation takes two"
+    ),
+    ("learning/batch", "starts = np.random.permutation(np.arange( 1, len(self), self.recurrence))"): (
+        "they are divided by the recurrence, and rounded down, in the next line"
+    ),
+    ("learning/batch", "return list((starts // self.recurrence).reshape(- 2, size // self.recurrence))"): (
+        "NumPy takes any negative number for 'what is left'"
+    ),
+    (
+        "learning/batch",
+        "samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(- 2)",
+    ): "NumPy takes any negative number for 'what is left'",
     (
         "learning/sequences",
         "self._ends = ends.reshape(- 2, recurrence).copy()",
