@@ -67,6 +67,7 @@ TESTS = {
         f"{L}guarantee.py::test_60_percent_invalid_samples",
     ],
     "learning/self_test": [
+        f"{L}self_test.py",
         *(f"{L}any_network.py::test_{name}" for name in _OF_THE_SELF_TEST),
         f"{L}any_network.py::test_every_version_of_any_network_is_inside_the_bound_and_a_resumed_one_too",
     ],
