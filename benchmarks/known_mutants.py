@@ -88,6 +88,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "learning/batch",
         "samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(- 2)",
     ): "NumPy takes any negative number for 'what is left'",
+    ("learning/improvement", "progress.bad = progress.bad | ~(loss.detach() - norm).isfinite()"): (
+        "the difference of two numbers is finite where their sum is, short of float32's largest"
+    ),
     (
         "learning/sequences",
         "self._ends = ends.reshape(- 2, recurrence).copy()",

@@ -1,6 +1,7 @@
 """Losses and sequences against sample-factory's own: the same numbers by another way, and what each step may touch."""
 
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -242,3 +243,54 @@ def test_the_reference_is_that_of_the_published_statistics(tmp_path):
     torch.testing.assert_close(trained.previous, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(trained.bound, trained.previous)
     assert not trained.stale.any()
+
+
+# -- one step -----------------------------------------------------------------------------------------------------------------
+
+
+def begun(tmp_path, **flags):
+    """A learner in the middle of an update: (its improvement, the batch, the progress)."""
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, **flags)
+    learner.train(make_batch(learner, seed=1))
+    return learner.improvement, *learner._update
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.5, True), (1.5, True), (0.0, False), (1e9, False)])
+def test_gradients_are_clipped_to_their_norm_or_left_alone(limit, clipped, tmp_path):
+    improvement, _, progress = begun(tmp_path, max_grad_norm=limit)
+    parameters = list(improvement.candidate.model.parameters())
+    reached = parameters[:3]
+    norm = improvement._descend(progress, sum(3.0 * parameter.sum() for parameter in reached), 0.125)
+    expected = 3.0 * sum(parameter.numel() for parameter in reached) ** 0.5
+    assert norm.item() == pytest.approx(expected, rel=1e-5)
+    left = torch.cat([parameter.grad.flatten() for parameter in reached]).norm().item()
+    assert left == pytest.approx(limit if clipped else expected, rel=1e-4)
+    assert all(parameter.grad is None for parameter in parameters[3:])
+    assert {group["lr"] for group in improvement.optimizer.param_groups} == {0.125}
+
+
+@pytest.mark.parametrize(("before", "value", "after"), [(False, 1.0, False), (True, 1.0, True), (False, float("nan"), True)])
+def test_a_loss_that_is_none_is_noted_and_not_forgotten(before, value, after, tmp_path):
+    improvement, _, progress = begun(tmp_path)
+    progress.bad = torch.tensor(before)
+    improvement._descend(progress, value * next(iter(improvement.candidate.model.parameters())).sum(), 1e-3)
+    assert bool(progress.bad) == after
+
+
+def test_the_likelihood_ratio_is_clamped_as_sample_factory_does(tmp_path):
+    improvement, batch, _ = begun(tmp_path)
+    batch.samples["log_prob_actions"] = torch.linspace(-60.0, 60.0, len(batch))
+    ratio = improvement.losses(batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS), 0)[1]["ratio"]
+    assert (ratio.min().item(), ratio.max().item()) == (pytest.approx(0.05), 20.0)
+
+
+def test_the_learning_rate_of_the_fixup_phase_is_halved_on_a_plateau(tmp_path, monkeypatch):
+    improvement, batch, progress = begun(tmp_path, max_fixup_steps=5, fixup_plateau_steps=2)
+    rates, staged = [], []
+    monkeypatch.setattr(improvement, "fixup_step", lambda progress, batch, part, rate: rates.append(rate))
+    verifier = SimpleNamespace(slices=[slice(0, 8)], limit=0.1, stage=staged.append, check=lambda slices: [4.0])
+    progress.learning_rate, progress.fixup_steps, progress.lr_halvings = 0.8, 0, 0
+    result = improvement.fixup(progress, batch, verifier)
+    assert rates == [0.8, 0.8, 0.4, 0.4, 0.2]
+    assert (result.satisfied, progress.fixup_steps, progress.lr_halvings) == (False, 5, 2)
+    assert staged == [improvement.candidate] * 6
