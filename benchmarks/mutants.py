@@ -61,6 +61,7 @@ TESTS = {
     "learning/batch": [f"{L}batch.py", f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
     "learning/improvement": [f"{L}improvement.py", f"{L}learner.py", f"{L}batches.py"],
     "learning/statistics": [
+        f"{L}statistics.py",
         f"{L}batches.py",
         f"{L}guarantee.py::test_statistics_of_the_normaliser_are_let_in_slowly",
         f"{L}guarantee.py::test_minibatches_without_valid_samples_are_skipped",

@@ -34,6 +34,7 @@ def count_and_normalize(policy: Policy, obs: TensorDict, counted: Tensor | None)
         if policy.has_statistics and len(chosen) > 1:
             model.train()
             prepare_and_normalize_obs(model, TensorDict({key: x[chosen] for key, x in obs.items()}))
+        model.eval()
         return policy.observe(obs)
     model.train()
     normalized = prepare_and_normalize_obs(model, obs)

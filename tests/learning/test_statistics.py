@@ -1,0 +1,106 @@
+"""The normaliser's statistics alone: from which samples they are counted, and how far they are let into the policy."""
+
+import pytest
+import torch
+from busy import BUSY
+from sample_factory.algo.utils.tensor_dict import TensorDict
+
+from benchmarks.synthetic import make_batch, make_learner, small_shape
+from sf_fixpo.learning.statistics import admit, count_and_normalize
+
+
+def counts(policy):
+    return policy.model.obs_normalizer.running_mean_std.running_mean_std["obs"]
+
+
+@pytest.fixture
+def learner(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
+    learner.train(make_batch(learner, seed=1))
+    return learner
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2, 5])
+def test_statistics_are_of_the_samples_that_count(learner, chosen):
+    """A deviation takes two; of fewer nothing is learned."""
+    policy, obs = learner.candidate, torch.randn(5, 8) * 3
+    other = learner.gate.published
+    policy.state.copy_(other.state)
+    counted = torch.arange(5) < chosen
+    before = counts(policy).running_mean.clone()
+    normalized = count_and_normalize(policy, TensorDict(obs=obs), counted)
+    assert (chosen > 1) == bool((counts(policy).running_mean != before).any())
+    assert not policy.model.training
+    torch.testing.assert_close(normalized["obs"], policy.observe({"obs": obs})["obs"])
+    if chosen == 5:
+        alike = learner.verifier.staged
+        alike.state.copy_(other.state)
+        count_and_normalize(alike, TensorDict(obs=obs.clone()), None)
+        torch.testing.assert_close(counts(alike).running_mean, counts(policy).running_mean)
+        assert not alike.model.training
+
+
+def test_without_statistics_there_is_nothing_to_count(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**{**BUSY, "normalize_input": False}), train_dir=tmp_path)
+    obs = torch.randn(5, 8)
+    seen = []
+    learner.candidate.model.train = lambda mode=True: seen.append(mode)
+    normalized = count_and_normalize(learner.candidate, TensorDict(obs=obs), torch.ones(5, dtype=torch.bool))
+    assert torch.equal(normalized["obs"], obs)
+    assert seen[:1] != [True], "no pass in training mode, which would count"
+
+
+def shifted(learner, by):
+    """A candidate whose statistics have moved: (batch, progress, the new mean, the published one)."""
+    batch, progress = learner._update
+    batch.bind_to_previous(batch.parameters(learner.gate.published, learner.gate.published.observe(batch.raw_obs), 32))
+    learner.candidate.state.copy_(learner.gate.published.state)
+    mean = counts(learner.candidate).running_mean
+    start = mean.clone()
+    mean += by
+    batch.obs = learner.candidate.observe(batch.raw_obs)
+    progress.host_reads, progress.statistics_scale = 0, 1.0
+    return batch, progress, mean.clone(), start
+
+
+def worst(learner, batch, every=1):
+    pi = batch.parameters(learner.candidate, batch.obs, 32)
+    return learner.divergence.per_state(pi, batch.previous)[::every].max().item()
+
+
+def let_in(learner, batch, progress, aim):
+    admit(learner.candidate, learner.gate.published, batch, progress, learner.divergence, aim)
+    return counts(learner.candidate).running_mean
+
+
+def test_statistics_that_move_the_policy_little_go_all_the_way_for_one_look(learner):
+    batch, progress, end, _ = shifted(learner, 0.5)
+    rows, parameters = [], learner.candidate.action_parameters
+    learner.candidate.action_parameters = lambda obs, *rest: (rows.append(obs["obs"]), parameters(obs, *rest))[1]
+    whole, obs = worst(learner, batch, every=8), batch.obs
+    rows.clear()
+    assert torch.equal(let_in(learner, batch, progress, whole), end), "what is aimed at is still inside"
+    assert (progress.host_reads, progress.statistics_scale) == (1, 1.0)
+    assert batch.obs is obs
+    assert len(rows) == 1
+    assert torch.equal(rows[0], obs["obs"][::8]), "one trajectory of eight"
+
+
+def test_statistics_that_move_it_far_go_half_the_way_or_a_quarter(learner):
+    batch, progress, end, start = shifted(learner, 2.0)
+    aim = 0.3 * worst(learner, batch)
+    mean = let_in(learner, batch, progress, aim)
+    scale = progress.statistics_scale
+    assert scale in (0.5, 0.25)
+    torch.testing.assert_close(mean, start + scale * (end - start))
+    torch.testing.assert_close(batch.obs["obs"], learner.candidate.observe(batch.raw_obs)["obs"])
+    assert worst(learner, batch) <= aim
+    assert progress.host_reads == 2 + (scale == 0.25)
+
+
+@pytest.mark.parametrize("by", [2.0, float("nan"), float("inf")])
+def test_where_no_part_of_the_way_is_inside_they_stay(learner, by):
+    batch, progress, _, start = shifted(learner, by)
+    assert torch.equal(let_in(learner, batch, progress, 1e-12), start)
+    assert progress.statistics_scale == 0.0
+    assert worst(learner, batch) < 1e-6
