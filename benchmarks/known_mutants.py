@@ -98,6 +98,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("learning/sequences", "ends = self._ends[trajectories].reshape(- 2)"): "NumPy takes any negative number for 'what is left'",
     (
         "algorithm/config",
+        '"learning_rate": 1.0001,',
+    ): "what stands for a missing learning rate is looked at for being above 0 only",
+    (
+        "algorithm/config",
         'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
     ): "both kinds of arguments are given as they are marked, everywhere in the file",
 }

@@ -185,6 +185,7 @@ def test_vtrace_cannot_normalise_returns():
         ({"async_rl": True, "num_epochs": 1, "num_batches_per_epoch": 1}, "behaviour"),
         ({"async_rl": True, "num_epochs": 2, "num_batches_per_epoch": 1}, "previous"),
         ({"async_rl": True, "num_epochs": 1, "num_batches_per_epoch": 4}, "previous"),
+        ({"async_rl": True, "num_epochs": 2, "num_batches_per_epoch": 2}, "previous"),
         ({"async_rl": False, "num_epochs": 1, "num_batches_per_epoch": 1}, "previous"),
     ],
 )
