@@ -99,7 +99,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "algorithm/config",
         '"learning_rate": 1.0001,',
-    ): "what stands for a missing learning rate is looked at for being above 0 only",
+    ): "what stands for a missing learning rate only has to be above 0",
     (
         "algorithm/config",
         'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
