@@ -69,6 +69,15 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "key = (tensor.dtype, tensor.device, tensor.untyped_storage().data_ptr() or +id(tensor))",
     ): "any number that is the empty tensor's own will do",
     (
+        "learning/state",
+        "key = (tensor.dtype, tensor.device, tensor.untyped_storage().data_ptr() or id(tensor))",
+    ): "any number that is the empty tensor's own will do",
+    (
+        "learning/state",
+        "return int(tensor.storage_offset()) + 1 + sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=False))",
+    ): "a tensor has a stride for each of its dimensions",
+    ("learning/state", "step = max( 2, _ALIGNMENT // dtype.itemsize)"): "no number is larger than 128 bytes",
+    (
         "learning/policy",
         'reduced = [(leaf, kind) for leaf, kind in zip(leaves, before, strict=False) if kind not in ("ieee", "none")]',
     ): "one setting is read of each leaf",
