@@ -74,7 +74,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "any number that is the empty tensor's own will do",
     (
         "learning/state",
-        "return int(tensor.storage_offset()) + 1 + sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=False))",
+        "return int(tensor.storage_offset()) + 1 + sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=False))",  # noqa: E501
     ): "a tensor has a stride for each of its dimensions",
     ("learning/state", "step = max( 2, _ALIGNMENT // dtype.itemsize)"): "no number is larger than 128 bytes",
     (
