@@ -100,6 +100,16 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("learning/improvement", "progress.bad = progress.bad | ~(loss.detach() - norm).isfinite()"): (
         "the difference of two numbers is finite where their sum is, short of float32's largest"
     ),
+    ("learning/self_test", "far = torch.where(comparable, _far(found, batch.behaviour), 1.0)"): (
+        "1 is inside as well, and below whatever is outside"
+    ),
+    ("learning/self_test", "return bool((torch.where(valids, _far(found, reference), 1.0) > 1.0).any())"): (
+        "1 is inside as well"
+    ),
+    (
+        "learning/self_test",
+        "return [parameter for parameter, gradient in zip(parameters, gradients, strict=False) if gradient is not None]",
+    ): "torch gives a gradient, or None, for each",
     (
         "learning/sequences",
         "self._ends = ends.reshape(- 2, recurrence).copy()",
