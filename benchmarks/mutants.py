@@ -72,7 +72,7 @@ TESTS = {
         *(f"{L}any_network.py::test_{name}" for name in _OF_THE_SELF_TEST),
         f"{L}any_network.py::test_every_version_of_any_network_is_inside_the_bound_and_a_resumed_one_too",
     ],
-    "learning/learner": [f"{L}verification.py", f"{L}learner.py", f"{L}improvement.py", f"{L}guarantee.py"],
+    "learning/learner": [f"{L}statistics.py", f"{L}verification.py", f"{L}learner.py", f"{L}improvement.py", f"{L}guarantee.py"],
 }
 # Of this one only the mutants made by hand: its mechanics are those of the parts above.
 BY_HAND_ONLY = ("learning/learner",)

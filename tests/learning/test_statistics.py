@@ -104,3 +104,21 @@ def test_where_no_part_of_the_way_is_inside_they_stay(learner, by):
     assert torch.equal(let_in(learner, batch, progress, 1e-12), start)
     assert progress.statistics_scale == 0.0
     assert worst(learner, batch) < 1e-6
+
+
+def test_an_update_lets_them_in_as_far_as_the_primary_phase_aims(tmp_path, monkeypatch):
+    """To limit / c_beta, so that something is left for the gradient steps."""
+    learner = make_learner("FIXPO", small_shape(**{**BUSY, "c_beta": 4.0}), train_dir=tmp_path)
+    learner.train(make_batch(learner, seed=1))
+    batch, moved = make_batch(learner, seed=2), []
+
+    def admit_and_look(*args):
+        admit(*args)
+        moved.append(worst(learner, args[2], every=8) / learner.fixpo.limit)  # where it always looks
+
+    monkeypatch.setattr("sf_fixpo.learning.learner.admit", admit_and_look)
+    for scale in (1.3, 1.5, 2.0, 3.0, 5.0, 8.0):
+        batch["obs"]["obs"] *= scale
+        learner.train(batch)
+    assert max(moved) <= 0.25
+    assert max(moved) > 0.25 / 4, "they are let in as far as that, or the test says nothing"
