@@ -83,9 +83,11 @@ LAPTOP = MappingProxyType(
         "max_grad_norm": 0.5,
         # FixPO.
         "eps_kl": 0.5,
-        "c_beta": 2.0,
+        "c_beta": 3.0,
         "beta_lr": 0.1,
         "beta_init": 1.0,
+        # With a floor of 0 the penalty switches off within ten updates, and the policy collapses (docs/lab_notes.md).
+        "beta_min": 1.0,
         "value_loss_coeff": 0.5,
         "exploration_loss_coeff": 0.003,
         # An object is seen and reached within a few seconds: a short horizon learns it sooner.

@@ -100,18 +100,18 @@ RULES = (
         lambda w: w.entropy_share is not None and w.entropy_share < 0.15 and w.kl_ratio > 100,
         "the policy is almost deterministic (entropy {w.entropy:.2f} nats, {w.entropy_share:.0%} of a uniform one) while single "
         "states move {w.kl_ratio:.0f} times as far as the mean: these now set the pace for all. Go back to an earlier checkpoint "
-        "with --kl_mean_target=0.01, --beta_min=0.5 or --exploration_loss_coeff",
+        "with --beta_min=1 or a larger --exploration_loss_coeff",
     ),
     Rule(
         "penalty_off",
         lambda w: w.beta_zero > 0.8 and w.kl_mean > 0.02 and (w.entropy_lost is None or w.entropy_lost > 0.3),
         "beta was 0 after {w.beta_zero:.0%} of the steps and an update moves the policy by a mean KL of {w.kl_mean:.3f}: nothing "
-        "but the bound holds it back. Set --kl_mean_target=0.01 (or --beta_min=0.5), or a smaller --eps_kl",
+        "but the bound holds it back. Set --beta_min=0.5 to 1, or a smaller --eps_kl",
     ),
     Rule(
         "fixup_heavy",
         lambda w: w.fixup > 0.2,
-        "{w.fixup:.0%} as many fixup steps as primary ones. Raise --c_beta or --beta_lr, or set --kl_mean_target",
+        "{w.fixup:.0%} as many fixup steps as primary ones. Raise --c_beta or --beta_lr, or set --beta_min",
     ),
     Rule(
         "going_back",
