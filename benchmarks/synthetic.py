@@ -10,6 +10,7 @@ parameters. Batches are [E, T] or, for inputs that need the step after the last,
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -32,9 +33,12 @@ from sample_factory.cfg.arguments import parse_sf_args
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from torch import Tensor
 
 ALGOS = ("APPO", "FIXPO")
+# Where learners are made unless something else is said: `FIXPO_TEST_DEVICE=gpu` takes a whole test suite there.
+DEVICE = os.environ.get("FIXPO_TEST_DEVICE", "cpu")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
 
 
@@ -164,7 +168,7 @@ MUJOCO = Shape(
 SHAPES = {shape.name: shape for shape in (DMLAB, MUJOCO)}
 
 
-def make_cfg(algo: str, shape: Shape, device: str = "cpu", train_dir: str | Path | None = None, **flags: Any) -> AttrDict:
+def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Path | None = None, **flags: Any) -> AttrDict:
     """A configuration as a run has it: every flag's default, then the shape's settings, then `flags`.
 
     Args:
@@ -220,7 +224,7 @@ def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInf
 
 
 def make_learner(
-    algo: str, shape: Shape | str, device: str = "cpu", train_dir: str | Path | None = None, policy_id: int = 0, **flags: Any
+    algo: str, shape: Shape | str, device: str = DEVICE, train_dir: str | Path | None = None, policy_id: int = 0, **flags: Any
 ) -> Learner:
     """An initialised learner, built as sample-factory's learner worker builds it, in this process.
 
@@ -235,6 +239,7 @@ def make_learner(
     shape = SHAPES[shape] if isinstance(shape, str) else shape
     cfg = make_cfg(algo, shape, device, train_dir, **flags)
     cfg.num_policies = max(cfg.num_policies, policy_id + 1)
+    set_global_cuda_envvars(cfg)  # as a runner does: sample-factory looks for a policy's GPU there
     versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
     param_server = ParameterServer(policy_id, versions, cfg.serial_mode)
     env_info = make_env_info(shape.obs_space, shape.action_space)

@@ -11,6 +11,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+Key = tuple[torch.dtype, torch.device, int]
+
 _ALIGNMENT = 256  # bytes: a tensor starts where it would start if it had been allocated alone
 
 
@@ -19,14 +21,30 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
 
 
+def _recurrent_storages(model: nn.Module) -> dict[int, int]:
+    """Numbers from 1 for the storages that hold all weights of a recurrent layer, by address.
+
+    On an accelerator torch lays a layer's weights out as cuDNN wants them. It takes them as they lie only where they begin their
+    storage; otherwise every call copies them together first.
+    """
+    found: dict[int, int] = {}
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            addresses = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
+            if len(addresses) == 1:
+                found.setdefault(addresses.pop(), len(found) + 1)
+    return found
+
+
 class FlatState:
     """Moves all tensors of a module's state into one buffer a dtype, of which they are views from then on.
 
     Tensors that share memory (weights shared by reference, a recurrent layer's cuDNN buffer) still share it, and every tensor
     keeps its strides (channels-last weights stay so). Parameters stay the objects they were: an optimizer made before is valid.
+    A recurrent layer whose weights lie in one storage gets a buffer of its own.
 
     Attributes:
-        buffers: by dtype, the flat tensors.
+        buffers: by dtype, device and number (0, or a recurrent layer's), the flat tensors.
         layout: what two states must have in common to be copied from one to the other.
     """
 
@@ -43,25 +61,27 @@ class FlatState:
             # an empty tensor has no memory to share
             key = (tensor.dtype, tensor.device, tensor.untyped_storage().data_ptr() or -id(tensor))
             memory.setdefault(key, []).append(tensor)
-        places: dict[tuple[torch.dtype, torch.device], int] = {}
+        recurrent = _recurrent_storages(model)
+        places: dict[Key, int] = {}
         plan = []
-        for (dtype, device, _), tensors in memory.items():
+        for (dtype, device, storage), tensors in memory.items():
             first = min(t.storage_offset() for t in tensors)
             length = max(_end(t) for t in tensors) - first
-            start = places.get((dtype, device), 0)
+            place = (dtype, device, recurrent.get(storage, 0))
+            start = places.get(place, 0)
             step = max(1, _ALIGNMENT // dtype.itemsize)
-            places[dtype, device] = start + -(-length // step) * step
-            plan.append((dtype, device, start, first, tensors))
+            places[place] = start + -(-length // step) * step
+            plan.append((place, start, first, tensors))
         self.buffers = {key: torch.zeros(size, dtype=key[0], device=key[1]) for key, size in places.items()}
         if shared:
             for buffer in self.buffers.values():
                 if not buffer.is_cuda:
                     buffer.share_memory_()
         with torch.no_grad():
-            for dtype, device, start, first, tensors in plan:
+            for place, start, first, tensors in plan:
                 for tensor in {id(t): t for t in tensors}.values():
                     offset = start + tensor.storage_offset() - first
-                    view = self.buffers[dtype, device].as_strided(tensor.size(), tensor.stride(), offset)
+                    view = self.buffers[place].as_strided(tensor.size(), tensor.stride(), offset)
                     view.copy_(tensor.detach())
                     tensor.data = view
         self.layout = {
@@ -97,10 +117,10 @@ class FlatState:
         """
         for state in (start, end):
             self._check_layout(state)
-        for (dtype, device), buffer in self.buffers.items():
-            here = start.buffers[dtype, device]
-            if alpha > 0.0 and dtype.is_floating_point:
-                torch.lerp(here, end.buffers[dtype, device], alpha, out=buffer)
+        for place, buffer in self.buffers.items():
+            here = start.buffers[place]
+            if alpha > 0.0 and buffer.is_floating_point():
+                torch.lerp(here, end.buffers[place], alpha, out=buffer)
             else:
                 buffer.copy_(here)
         for name in at_end:

@@ -83,6 +83,37 @@ def test_every_memory_starts_where_it_would_alone_and_nothing_is_wasted():
     assert {key[0]: buffer.nbytes for key, buffer in state.buffers.items()} == size
 
 
+def flattened(layer):
+    """A recurrent layer whose weights lie one after the other in one storage, as torch puts them on an accelerator."""
+    weights = list(layer.parameters())
+    whole, start = torch.cat([weight.detach().flatten() for weight in weights]), 0
+    for weight in weights:
+        weight.data = whole[start : start + weight.numel()].view(weight.shape)
+        start += weight.numel()
+    return layer
+
+
+def test_the_weights_of_a_recurrent_layer_begin_their_storage_where_they_lie_in_one():
+    # cuDNN takes them as they are only then; found on a GPU, where every call copied them together first
+    def make():
+        parts = nn.Linear(3, 5), flattened(nn.LSTM(5, 4)), nn.Linear(4, 2), flattened(nn.GRU(2, 3)), nn.LSTM(3, 3)
+        return nn.ModuleList(parts)
+
+    model = make()
+    before = tensors(model)
+    offsets = {name: weight.storage_offset() for name, weight in model.named_parameters() if name[0] in "13"}
+    state, other = FlatState(model), FlatState(make())
+    assert same(before, tensors(model))
+    assert {name: weight.storage_offset() for name, weight in model.named_parameters() if name[0] in "13"} == offsets
+    storages = [{weight.untyped_storage().data_ptr() for weight in part.parameters()} for part in model]
+    assert [len(storage) for storage in storages] == [1] * 5
+    assert storages[0] == storages[2] == storages[4]
+    assert len(set.union(*storages)) == len(state.buffers) == 3
+    assert not other.equals(state)
+    other.set_line_(other, state, 1.0)
+    assert other.equals(state)
+
+
 def test_what_shares_memory_goes_on_sharing_it():
     model = Everything()
     FlatState(model)
