@@ -155,7 +155,13 @@ def _step(shape: str, captured: bool) -> tuple[Callable[[], Any], Callable[[], T
             parameter.copy_(value)
             for moment in adam.state[parameter].values():
                 moment.zero_()
-    return (graph.replay if captured else step), flat
+    if not captured:
+        return step, flat
+
+    def replay(kept: Any = (minibatch, adam, learner)) -> None:  # the graph reads and writes memory that these hold
+        graph.replay()
+
+    return replay, flat
 
 
 def _write(shared: Tensor, lock: Any, stop: Any, settled: bool) -> None:

@@ -78,6 +78,8 @@ def test_images_are_encoded_as_many_at_a_time_as_stay_in_the_cache(tmp_path):
     assert images.fast_images
     assert images.samples_at_once(TensorDict(obs=torch.zeros(1, 3, 72, 96))) == 2**22 // (3 * 72 * 96) == 202
     assert images.samples_at_once(TensorDict(obs=torch.empty(1, 3, 2000, 2000))) == 1, "one at least"
+    elsewhere = TensorDict(obs=torch.zeros(1, 3, 72, 96, device="meta"))
+    assert images.samples_at_once(elsewhere) == sys.maxsize, "an accelerator is faster with all of them"
     both = TensorDict(obs=torch.zeros(1, 3, 72, 96), more=torch.zeros(1, 7))
     assert images.samples_at_once(both) == 202, "vectors do not count"
     vectors = Policy(maker(tmp_path / "b", vector_space(8))())
