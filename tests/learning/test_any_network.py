@@ -124,7 +124,7 @@ def test_where_every_state_is_stale_all_of_them_are_held_to_the_previous_policy(
     batch = make_batch(learner, seed=2)
     batch["policy_version"] -= 1
     # an actor far away, and a gradient that is as steep as importance weights make it
-    batch["action_logits"] += 8.0 * torch.randn(batch["action_logits"].shape)
+    batch["action_logits"] += 8.0 * torch.randn_like(batch["action_logits"])
     learner.train(batch)
     record = learner.last_record
     assert record.stale_fraction == 1.0

@@ -249,7 +249,7 @@ def test_statistics_of_the_normaliser_are_let_in_slowly(tmp_path):
     batch = make_batch(learner, seed=0)
     scales = []
     for _ in range(40):
-        noise = torch.randn(batch["obs"]["obs"].shape, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(batch["obs"]["obs"].shape, generator=torch.Generator().manual_seed(1)).to(batch["obs"]["obs"].device)
         batch["obs"]["obs"].copy_(noise * 30 + 50)
         fill_policy_outputs(learner, batch)
         learner.train(batch)
