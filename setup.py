@@ -50,6 +50,8 @@ DEV = [
     "dockerfile-parse",
     "docker",
     "check-jsonschema",
+    # Intervals of benchmarks.compare.
+    "scipy",
     "ruff",
     # With its own Node.js, so that the type checker needs nothing from the machine.
     "pyright[nodejs]",

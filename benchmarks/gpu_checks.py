@@ -150,11 +150,7 @@ def _step(shape: str, captured: bool) -> tuple[Callable[[], Any], Callable[[], T
             parameter.grad = None
         with torch.cuda.graph(graph):
             step()
-    with torch.no_grad():
-        for parameter, value in zip(parameters, before, strict=True):
-            parameter.copy_(value)
-            for moment in adam.state[parameter].values():
-                moment.zero_()
+    _set_back(adam, parameters, before)
     if not captured:
         return step, flat
 
@@ -162,6 +158,14 @@ def _step(shape: str, captured: bool) -> tuple[Callable[[], Any], Callable[[], T
         graph.replay()
 
     return replay, flat
+
+
+@torch.no_grad()
+def _set_back(adam: torch.optim.Optimizer, parameters: list[Tensor], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+        for moment in adam.state[parameter].values():
+            moment.zero_()
 
 
 def _write(shared: Tensor, lock: Any, stop: Any, settled: bool) -> None:

@@ -9,10 +9,11 @@ import pkgutil
 import shlex
 
 import pytest
+from scipy import stats
 from small_hub import row
 from tensorboardX import SummaryWriter
 
-from benchmarks import curves, studies
+from benchmarks import compare, curves, studies
 from sf_fixpo import train
 
 MODULES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
@@ -76,3 +77,71 @@ def test_curves_are_means_over_parts_of_the_steps(tmp_path, capsys):
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):
     assert curves.main([str(tmp_path), f"--out={tmp_path / 'x.csv'}"]) == 1
     assert "no run" in capsys.readouterr().err
+
+
+def write_curves(path, **runs):
+    """A CSV of `variant_seed`: returns, at 100, 200, ... steps and 10 s each."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("variant", "seed", "steps", "seconds", "return", "fixup_share", "kl_max_rel"))
+        writer.writeheader()
+        for name, returns in runs.items():
+            variant, _, seed = name.partition("_")
+            writer.writerow({"variant": variant, "seed": seed, "steps": 50})  # before its first return was logged
+            for i, value in enumerate(returns, start=1):
+                own = {"fixup_share": 0.01 * i, "kl_max_rel": 0.9 + 0.01 * i} if variant == "fixpo" else {}
+                writer.writerow({"variant": variant, "seed": seed, "steps": 100 * i, "seconds": 10 * i, "return": value, **own})
+
+
+def test_a_comparison_is_by_students_t(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    write_curves(
+        path,
+        fixpo_1=[0, 4, 8, 6, 9],
+        fixpo_0=[1, 3, 9, 9, 10],
+        fixpo_2=[0, 1, 4, 8, 8],
+        appo_0=[0, 1, 2, 4, 8],
+        appo_1=[0, 1, 2, 3],
+    )
+    runs = compare.read(path, "fixpo")
+    assert [run.seed for run in runs] == [0, 1, 2]
+    assert [run.last for run in runs] == [10.0, 9.0, 8.0], "the last tenth of the steps is the last of five parts"
+    assert [run.fall for run in runs] == pytest.approx([0.0, 0.25, 0.0])
+    assert [run.steps_to(8.0) for run in runs] == [300.0, 300.0, 400.0]
+    assert [run.at_time(35.0) for run in runs] == [9.0, 8.0, 4.0]
+    assert [run.fixup_share for run in runs] == pytest.approx([0.03] * 3)
+    assert [run.kl_max_rel for run in runs] == pytest.approx([0.95] * 3)
+    # t(0.975; 2) = 4.303, standard deviation 1 of three values
+    assert compare.interval([10.0, 9.0, 8.0]) == pytest.approx((9.0, 4.3027 / 3**0.5), rel=1e-4)
+    # Welch: variances 1 and 12.5 of 3 and 2 values; nu = (1/3 + 6.25)^2 / ((1/3)^2 / 2 + 6.25^2 / 1) = 1.108
+    mean, half = compare.difference([10.0, 9.0, 8.0], [8.0, 3.0])
+    assert mean == pytest.approx(3.5)
+    assert half == pytest.approx(float(stats.t.ppf(0.975, 1.10808)) * (1 / 3 + 6.25) ** 0.5, rel=1e-3)
+    assert compare.main([str(path), "--threshold=8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| fixpo | 3 | 9.00 ± 2.48 | 7.67 ± 3.79 | 0.00 ± 0.00 (3 of 3) | 25 % | 3.00 % | 0.950 |"
+    assert lines[3].startswith("| appo | 2 | 5.50 ± 31.77 | 3.50 ± 6.35 | 0.00 (1 of 2) | 0 % |  |  |")
+    assert lines[-1].startswith("fixpo - appo: 3.50 ± ")
+    assert "of the steps" not in lines[-1], "one run of APPO's never got there"
+
+
+def test_a_single_run_has_no_interval(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    write_curves(path, fixpo_1=[0, 8], appo_0=[0, 1, 8, 8])
+    assert compare.main([str(path), "--threshold=8"]) == 0
+    out = capsys.readouterr().out
+    assert "±" not in out
+    assert out.endswith("fixpo - appo: 0.00 at equal steps, 7.00 at equal time; fixpo takes 0.67 of the steps to 8\n")
+
+
+def test_what_cannot_be_compared_is_named(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    write_curves(path, fixpo_1=[0, 8], appo_0=[0, 1])
+    for argv, message in (
+        ([str(path), "--variants=fixpo,ppo"], "no variant ppo; it has appo, fixpo"),
+        ([str(path), "--variants=fixpo"], "--variants=fixpo: two"),
+        ([str(tmp_path / "none.csv")], "none.csv"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            compare.main([*argv, "--threshold=8"])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err

@@ -25,8 +25,8 @@ _SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
 
 
 # Values of images that a known encoder gets in one call on a CPU. Measured, 72 x 96 pixels on two CPU cores: 1024 images at once
-# take 2.5 times as long as 200 after 200, forward and backward alike; smaller parts gain no more, and wait oftener for each other.
-# On a GPU all at once is faster: an update took 46 ms where parts of 200 took 56 (H200).
+# take 2.5 times as long as 200 after 200, forward and backward alike; smaller parts gain no more, and wait oftener for each
+# other. On a GPU all at once is faster: an update took 46 ms where parts of 200 took 56 (H200).
 _IMAGE_VALUES = 1 << 22
 
 
