@@ -32,7 +32,7 @@ from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
-from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots, one_action, set_log_level
+from sf_fixpo.playing.evaluation_worker import MAX_STEPS, PolicyAgent, Slots, one_action, set_log_level
 from sf_fixpo.playing.experiment import BadInputError, find_checkpoint, load_configs
 from sf_fixpo.playing.overlay import Categories, Gaussian, Moment, Overlay, dmlab_action_labels, upscale
 from sf_fixpo.playing.video import Screen, ScreenError, VideoFile, Window, WindowClosed, has_display
@@ -266,7 +266,7 @@ def enjoy(console: Console, cfg: Any, checkpoint: Path, args: argparse.Namespace
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         for seed in range(args.seed, args.seed + args.episodes):
             number = f"episode {seed - args.seed + 1} of {args.episodes}"
-            bar = progress.add_task(number, total=args.max_steps)
+            bar = progress.add_task(number, total=args.max_steps if args.max_steps < MAX_STEPS else None)
             slots = make_slots(cfg, seed)
             try:
                 agent = agent or load_agent(cfg, checkpoint, slots, args.deterministic)
@@ -314,7 +314,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--fps", type=float, help="steps shown a second; default: the environment's own time")
     parser.add_argument("--scale", type=int, help=f"draw frames so many times larger; default: to {USUAL_HEIGHT} pixels or more")
-    parser.add_argument("--max_steps", type=int, help="leave an episode after so many steps")
+    parser.add_argument("--max_steps", type=int, default=MAX_STEPS, help="leave an episode after so many steps")
     parser.add_argument("--no_overlay", action="store_true", help="the frames alone")
     args = parser.parse_args(argv)
     for name, least in (("episodes", 1), ("seed", 0), ("policy_id", 0), ("scale", 1), ("max_steps", 1)):

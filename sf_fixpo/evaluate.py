@@ -31,6 +31,7 @@ from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
 from sf_fixpo.playing.evaluation import ENVS_PER_WORKER, EvalResult, WorkerError, evaluate_all
+from sf_fixpo.playing.evaluation_worker import MAX_STEPS
 from sf_fixpo.playing.experiment import SPLITS, BadInputError, find_checkpoint, load_configs
 
 
@@ -47,6 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--envs_per_worker", type=int, default=ENVS_PER_WORKER, help="environments a process plays at once, which all need memory"
     )
+    parser.add_argument("--max_steps", type=int, default=MAX_STEPS, help="leave an episode that has not ended after so many")
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--random", action="store_true", help="a uniformly random agent, for comparison")
     parser.add_argument("--seed", type=int, default=0)
@@ -54,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
     args = parser.parse_args(argv)
-    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("seed", 0), ("policy_id", 0)):
+    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("max_steps", 1), ("seed", 0), ("policy_id", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: must be an integer >= {least}")
     if args.random and (args.checkpoint or args.deterministic):
@@ -99,7 +101,15 @@ def _play_with_progress(
             progress.update(bar, advance=1, description=text)
 
         return evaluate_all(
-            cfgs, checkpoint, args.episodes, args.workers, args.seed, args.deterministic, on_episode, args.envs_per_worker
+            cfgs,
+            checkpoint,
+            args.episodes,
+            args.workers,
+            args.seed,
+            args.deterministic,
+            on_episode,
+            args.envs_per_worker,
+            args.max_steps,
         )
 
 
@@ -204,6 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     show(console, checkpoint.name if checkpoint else "random", results, scores)
     if line:
         console.print(line, highlight=False, soft_wrap=True)
+    if cut := sum(result.cut for result in played):
+        console.print(f"{cut} episode(s) had not ended after --max_steps={args.max_steps} and count as they were", soft_wrap=True)
     record = make_record(args, [cfg.env for cfg in cfgs], checkpoint, results, scores, line)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return 0

@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from os.path import isdir
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -18,7 +17,6 @@ from rich.console import Console
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
-from sample_factory.utils.utils import experiment_dir
 
 from sf_fixpo.algorithm.config import add_fixpo_args, faults
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
@@ -27,6 +25,7 @@ from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.learning.checkpoints import CheckpointError
 from sf_fixpo.learning.worker import LEARNERS
 from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
 from sf_fixpo.running.runner import PREEMPTED, InvalidRunError, run_fixpo
 from sf_fixpo.running.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
 
@@ -49,6 +48,12 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
 
 
 def _extend_sample_factory_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--init_from",
+        default="",
+        metavar="PATH",
+        help="Start from the weights and statistics of another run: its folder (its newest checkpoint) or a checkpoint",
+    )
     parser.add_argument(
         "--policy_head_init_scale",
         default=1.0,
@@ -97,15 +102,27 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     return parser, suite
 
 
-def _train_dir_faults(train_dir: str) -> list[str]:
-    """Whether the folder of all experiments can be made and written."""
-    path = Path(train_dir).absolute()
-    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not nearest.is_dir():
-        return [f"--train_dir={train_dir}: {nearest} is not a folder"]
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f"--train_dir={train_dir}: {nearest} cannot be written by this user"]
-    return []
+def _resumed(cfg: argparse.Namespace) -> AttrDict:
+    """A run's configuration, with what an experiment that goes on has been started with where the command line says nothing.
+
+    Raises:
+        BadInputError: flags that only a new run can heed ask for something else than what this one was started with.
+    """
+    here = AttrDict(vars(cfg))
+    # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
+    if cfg.restart_behavior != "resume" or not isdir(folder_of(cfg)):
+        return here
+    try:
+        found = start_faults(cfg)
+        with errors_only():
+            saved = maybe_load_from_checkpoint(cfg)
+    except ValueError as exc:
+        raise BadInputError(f"--experiment={cfg.experiment}: its config.json cannot be read: {exc}") from None
+    if found:
+        raise BadInputError("\n".join(found))
+    # where the folder lies now, whatever it was called when it was written
+    saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line")})
+    return saved
 
 
 def parse_cfg(argv: list[str]) -> AttrDict:
@@ -124,11 +141,9 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     known = parser.parse_known_args(argv)[0]
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = parse_full_cfg(parser, argv)
-    # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
-    if cfg.restart_behavior == "resume" and isdir(experiment_dir(cfg, mkdir=False)):
-        with errors_only():
-            cfg = maybe_load_from_checkpoint(cfg)
-    cfg = AttrDict(cfg if isinstance(cfg, dict) else vars(cfg))
+    if found := experiment_faults(cfg):
+        raise BadInputError("\n".join(found))
+    cfg = _resumed(cfg)
     cfg.task_names = list(suite.tasks(cfg))
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
     if cfg.device == "gpu" and not torch.cuda.is_available():
@@ -137,8 +152,7 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(known.default_niceness, os.nice(0))
-    found += _train_dir_faults(cfg.train_dir)
-    found += faults(cfg) + eval_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
+    found += init_faults(cfg) + faults(cfg) + eval_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")
     if found:

@@ -90,14 +90,14 @@ class Pool:
         pass
 
 
-def play_countdowns(monkeypatch, episodes: int, pool: bool, max_envs: int = 4, env_agents: int = 4) -> list[tuple]:
+def play_countdowns(monkeypatch, episodes: int, pool: bool, max_envs: int = 4, env_agents: int = 4, **limit) -> list[tuple]:
     def make_env(name, cfg, env_config, render_mode):
         return Pool(cfg.env_agents) if pool else Countdown(env_config.env_id)
 
     monkeypatch.setattr(evaluation_worker, "find_suite", lambda name: SimpleNamespace(name="test", make_env=make_env))
     messages: list[tuple] = []
     cfg = {"env": "countdown"} | ({"env_agents": env_agents} if pool else {})
-    evaluation_worker.play(Job(SimpleCfg(cfg), None, 0, 0, episodes, 0, False, max_envs), messages.append)
+    evaluation_worker.play(Job(SimpleCfg(cfg), None, 0, 0, episodes, 0, False, max_envs, **limit), messages.append)
     return messages
 
 
@@ -115,6 +115,16 @@ def test_every_slot_plays_its_quota_however_short_its_episodes_are(monkeypatch, 
     played = [message for message in messages if message[0] == "episode"]
     assert [sum(1 for m in played if m[1] == slot) for slot in range(len(quota))] == quota
     assert all((m[3], m[4]) == (m[1] + 1.0, m[1] + 1) for m in played)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_an_episode_that_does_not_end_is_left(monkeypatch, pool):
+    played = [message for message in play_countdowns(monkeypatch, 8, pool, max_steps=2) if message[0] == "episode"]
+    # slot i would take i + 1 steps; one of a pool that was left goes on where it is
+    expected = {slot: [(min(slot + 1.0, 2.0), min(slot + 1, 2), slot > 1)] * 2 for slot in range(4)}
+    if pool:
+        expected[2][1], expected[3][1] = (1.0, 1, False), (2.0, 2, False)
+    assert {slot: [m[3:] for m in played if m[1] == slot] for slot in range(4)} == expected
 
 
 def test_an_environment_that_is_done_is_not_stepped_on(monkeypatch):
@@ -259,6 +269,21 @@ def test_levels_share_the_workers(experiment):
     assert results[2] == results[0], "whichever worker plays a job makes no difference"
 
 
+def test_what_was_left_is_counted_and_said(experiment, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    argv = [str(experiment), "--random", "--episodes=3", "--workers=1", f"--json={path}"]
+    assert evaluate.main([*argv, "--max_steps=5"]) == 0
+    assert "3 episode(s) had not ended after --max_steps=5" in capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert (result["lengths"], result["returns"], result["cut"]) == ([5] * 3, [5.0] * 3, 3)
+    assert evaluate.main(argv) == 0
+    assert "had not ended" not in capsys.readouterr().out
+    assert json.loads(path.read_text())["cut"] == 0
+    with pytest.raises(SystemExit):
+        evaluate.main([*argv, "--max_steps=0"])
+    assert "--max_steps=0: must be an integer >= 1" in capsys.readouterr().err
+
+
 def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
     cfg = experiments.load_config(experiment)
     broken = dict(cfg, env="gym_NoSuchThing-v0")
@@ -290,7 +315,7 @@ def dmlab_experiment(tmp_path_factory):
     (folder / "checkpoint_p0").mkdir(parents=True)
     flags = ["--env=dmlab_30", f"--dmlab_levels={LEVELS}", "--dmlab_engine=vizdoom", "--preset=laptop", "--env_frameskip=60"]
     flags += ["--dmlab_optimistic_rewards=True", f"--train_dir={folder.parent}", "--experiment=rooms"]
-    cfg = train.parse_cfg([*flags, "--restart_behavior=overwrite"])
+    cfg = train.parse_cfg(flags)
     env = find_suite(cfg.env).make_env(cfg.env, cfg, None, None)
     assert "task_id" in env.observation_space.spaces
     torch.manual_seed(0)

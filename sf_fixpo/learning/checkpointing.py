@@ -11,6 +11,35 @@ from sample_factory.utils.utils import ensure_dir_exists
 
 from sf_fixpo.learning import checkpoints
 
+SETTINGS = "settings"  # key of what a checkpoint was made with; not in those of older versions
+# What a checkpoint's numbers were counted from: where a resumed run asks for something else, they do not apply.
+_SETTINGS = ("learning_rate", "lr_schedule", "beta_init", "seed")
+
+
+def read_weights(source: str, policy_id: int) -> dict[str, Any]:
+    """The checkpoint that `--init_from` names.
+
+    Args:
+        source: the file itself, or an experiment's folder, whose newest is taken: that of the same policy, or else the first's.
+        policy_id: of the policy that it is for.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    path = Path(source)
+    if path.is_file():
+        try:
+            state = checkpoints.load(path)
+        except (checkpoints.UnreadableError, OSError) as exc:
+            raise checkpoints.CheckpointError(f"--init_from={source}: {exc}") from exc
+        if isinstance(state, dict) and isinstance(state.get("model"), dict):
+            return state
+        raise checkpoints.CheckpointError(f"--init_from={source}: not a checkpoint, a dict with a dict 'model'")
+    for owner in dict.fromkeys((policy_id, 0)):
+        if (state := checkpoints.load_newest(path / f"checkpoint_p{owner}", "checkpoint_*.pth")) is not None:
+            return state
+    raise checkpoints.CheckpointError(f"--init_from={source}: must be a checkpoint, or an experiment's folder that holds one")
+
 
 class CheckpointingLearner(Learner):
     """sample-factory's learner with checkpoints that are written whole and never silently ignored; nothing else is changed."""
@@ -28,6 +57,24 @@ class CheckpointingLearner(Learner):
         if (state := checkpoints.load_newest(folder, f"{prefix}_*.pth", self.device, set_aside=own)) is not None:
             self._refuse_misfits(state, folder)
             self._load_state(state, load_progress)
+        elif own and (source := self.cfg.get("init_from")):
+            self.actor_critic.load_state_dict(read_weights(source, policy_id)["model"])
+
+    def _load_state(self, checkpoint_dict: dict[str, Any], load_progress: bool = True) -> None:
+        """As sample-factory's; what this run asks of the optimizer holds, and not what the checkpoint was made with."""
+        super()._load_state(checkpoint_dict, load_progress)
+        for group in self.optimizer.param_groups:
+            group.update(betas=(self.cfg.adam_beta1, self.cfg.adam_beta2), eps=self.cfg.adam_eps)
+        # a schedule has moved the rate from where it began: it goes on from there unless another beginning is asked for
+        changed = self._changed(checkpoint_dict)
+        if load_progress and (self.cfg.lr_schedule == "constant" or changed & {"learning_rate", "lr_schedule"}):
+            self.curr_lr = self.cfg.learning_rate
+            self._apply_lr(self.curr_lr)
+
+    def _changed(self, checkpoint_dict: dict[str, Any]) -> set[str]:
+        """Which of the settings are others than those that a checkpoint was made with."""
+        saved = checkpoint_dict.get(SETTINGS, {})
+        return {name for name, value in saved.items() if self.cfg.get(name) != value}
 
     def _refuse_misfits(self, state: dict[str, Any], folder: Path) -> None:
         betas = self.multiplier.beta.numel() if hasattr(self, "multiplier") else None
@@ -38,6 +85,7 @@ class CheckpointingLearner(Learner):
     def _get_checkpoint_dict(self) -> dict[str, Any]:
         state = super()._get_checkpoint_dict()
         state["best_performance"] = float(state["best_performance"])  # a NumPy scalar here is what torch >= 2.6 refuses to read
+        state[SETTINGS] = {name: self.cfg[name] for name in _SETTINGS if name in self.cfg}
         return state
 
     def _checkpoint_name(self, prefix: str, suffix: str = "") -> str:

@@ -374,17 +374,22 @@ class FixPOLearner(CheckpointingLearner):
         if state is None:
             return  # of an APPO run: its weights and Adam state are a fair start
         self.multiplier.load_state_dict(state["multiplier"])
+        changed = self._changed(checkpoint_dict) if load_progress else set()
+        if "beta_init" in changed:
+            self.multiplier.beta.fill_(self.fixpo.beta_init)
         if "mean_multiplier" in state:  # not in the checkpoints of older versions
             self.mean_multiplier.load_state_dict(state["mean_multiplier"])
         if load_progress:
             self.updates, self.rollbacks_in_row = state["updates"], state["rollbacks_in_row"]
-            self._restored = state
+            self._restored = {**state, "changed": changed}
 
     def _restore_schedule(self, state: dict[str, Any]) -> None:
         """What sample-factory's `init` sets up anew after it has loaded a checkpoint."""
         if isinstance(self.lr_scheduler, LinearDecayScheduler):
             self.lr_scheduler.step = state["lr_schedule_step"]
-        checkpoints.set_rng_state(state["rng"])
+            self.curr_lr = self.lr_scheduler.linear_decay.at(self.lr_scheduler.step)  # this run's line may be another one
+        if "seed" not in state["changed"]:
+            checkpoints.set_rng_state(state["rng"])
 
     def _maybe_load_policy(self) -> None:
         """PBT: replaces this policy by another one's published state."""

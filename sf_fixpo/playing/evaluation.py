@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo.playing.evaluation_worker import Job, play_in_process
+from sf_fixpo.playing.evaluation_worker import MAX_STEPS, Job, play_in_process
 
 ENVS_PER_WORKER = 8
 # Training must not notice an evaluation, and its shaping of rewards is no part of the score.
@@ -44,6 +44,7 @@ class EvalResult:
         mean: of the returns.
         se: standard error of the mean; NaN for one episode.
         engine: what simulated them, where the environment says so, else the suite's name.
+        cut: how many of the episodes were left at the limit, and did not end by themselves.
     """
 
     returns: tuple[float, ...]
@@ -51,6 +52,7 @@ class EvalResult:
     mean: float
     se: float
     engine: str
+    cut: int = 0
 
 
 def share_out(total: int, parts: int) -> list[int]:
@@ -58,10 +60,10 @@ def share_out(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def make_result(returns: list[float], lengths: list[int], engine: str) -> EvalResult:
+def make_result(returns: list[float], lengths: list[int], engine: str, cut: int = 0) -> EvalResult:
     """Mean and standard error (with n - 1) of the returns of at least one episode."""
     se = statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
-    return EvalResult(tuple(returns), tuple(lengths), statistics.fmean(returns), se, engine)
+    return EvalResult(tuple(returns), tuple(lengths), statistics.fmean(returns), se, engine, cut)
 
 
 def jobs_per_env(envs: int, episodes: int, workers: int, envs_per_worker: int = ENVS_PER_WORKER) -> int:
@@ -100,6 +102,7 @@ def evaluate_all(
     deterministic: bool = False,
     on_episode: Callable[[int, float], None] | None = None,
     envs_per_worker: int = ENVS_PER_WORKER,
+    max_steps: int = MAX_STEPS,
 ) -> list[EvalResult]:
     """Plays `episodes` episodes of the environment of each configuration, on the CPU.
 
@@ -113,16 +116,17 @@ def evaluate_all(
         deterministic: take the likeliest action (a Gaussian's mean) in place of a sample.
         on_episode: called with the position in `cfgs` and the return of each episode as it comes in.
         envs_per_worker: environments that a worker plays at once, at most.
+        max_steps: after which an episode is left, and counted as it is.
 
     Returns:
         One result for each of `cfgs`.
 
     Raises:
         WorkerError: a worker failed or died. One is enough to end the evaluation.
-        ValueError: `episodes`, `workers` or `envs_per_worker` is below 1.
+        ValueError: `episodes`, `workers`, `envs_per_worker` or `max_steps` is below 1.
     """
-    if min(episodes, workers, envs_per_worker) < 1:
-        raise ValueError(f"{episodes=}, {workers=}, {envs_per_worker=}: all must be at least 1")
+    if min(episodes, workers, envs_per_worker, max_steps) < 1:
+        raise ValueError(f"{episodes=}, {workers=}, {envs_per_worker=}, {max_steps=}: all must be at least 1")
     if not cfgs:
         return []
     parts = jobs_per_env(len(cfgs), episodes, workers, envs_per_worker)
@@ -132,13 +136,13 @@ def evaluate_all(
     for number, cfg in enumerate(cfgs):
         prepared = _evaluation_cfg(cfg, seed, workers)
         for index, share in enumerate(share_out(episodes, parts)):
-            jobs.append(Job(prepared, checkpoint, number, index, share, seed, deterministic, envs_per_worker))
+            jobs.append(Job(prepared, checkpoint, number, index, share, seed, deterministic, envs_per_worker, max_steps))
     played, engines = _play_all(jobs, workers, on_episode or (lambda env, episode_return: None))
     results = []
     for number in range(len(cfgs)):
         own = [played[key] for key in sorted(played) if key[0] == number]
-        returns, lengths = zip(*own, strict=True)
-        results.append(make_result(list(returns), list(lengths), ", ".join(sorted(engines[number]))))
+        returns, lengths, cut = zip(*own, strict=True)
+        results.append(make_result(list(returns), list(lengths), ", ".join(sorted(engines[number])), sum(cut)))
     return results
 
 
@@ -216,14 +220,14 @@ def _started_workers(count: int) -> Iterator[list[_Worker]]:
             worker.pipe.close()
 
 
-Episodes = dict[tuple[int, int, int, int], tuple[float, int]]
+Episodes = dict[tuple[int, int, int, int], tuple[float, int, bool]]
 
 
 def _play_all(jobs: Sequence[Job], count: int, on_episode: Callable[[int, float], None]) -> tuple[Episodes, dict[int, set[str]]]:
     """Has `count` workers, no more than there are jobs, play them.
 
     Returns:
-        `(return, length)` by environment, job, slot and episode; and the engines of each environment.
+        `(return, length, cut)` by environment, job, slot and episode; and the engines of each environment.
     """
     todo = deque(jobs)
     played: Episodes = {}
@@ -237,8 +241,8 @@ def _play_all(jobs: Sequence[Job], count: int, on_episode: Callable[[int, float]
                 worker, job = busy[pipe]  # type: ignore[index]  # what it waits for is what it was given
                 kind, *content = worker.receive(job)
                 if kind == "episode":
-                    slot, episode, episode_return, length = content
-                    played[job.env, job.index, slot, episode] = (episode_return, length)
+                    slot, episode, episode_return, length, cut = content
+                    played[job.env, job.index, slot, episode] = (episode_return, length, cut)
                     on_episode(job.env, episode_return)
                 elif kind == "engine":
                     engines[job.env].add(content[0])

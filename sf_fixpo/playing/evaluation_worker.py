@@ -21,6 +21,9 @@ from torch import Tensor
 
 from sf_fixpo.envs import find_suite
 
+# Where an episode that does not end is left: more than any suite's own limit (Atari's, the longest, is 27,000 decisions).
+MAX_STEPS = 50_000
+
 
 @dataclass(frozen=True)
 class Job:
@@ -35,6 +38,7 @@ class Job:
         seed: of the evaluation.
         deterministic: likeliest action instead of a sample.
         max_envs: environments it plays at once, at most.
+        max_steps: after which an episode is left.
     """
 
     cfg: Any
@@ -45,6 +49,7 @@ class Job:
     seed: int
     deterministic: bool
     max_envs: int
+    max_steps: int = MAX_STEPS
 
 
 class Slots:
@@ -213,7 +218,9 @@ def play(job: Job, send: Any) -> None:
 
     Args:
         job: what to play.
-        send: called with `("engine", name)` once, and with `("episode", slot, number, return, length)` for every episode.
+        send: called with `("engine", name)` once, and with `("episode", slot, number, return, length, cut)` for every episode;
+            `cut` says that it was left at `max_steps`. The next one in that slot begins anew, but for a slot of a pool, whose
+            simulator goes on where it is.
     """
     groups = make_slots(job)
     first = groups[0]
@@ -241,9 +248,13 @@ def play(job: Job, send: Any) -> None:
                 at += groups[i].count
                 returns[members[i]] += rewards
                 lengths[members[i]] += 1
-                for slot in members[i][dones]:
+                cut = ~dones & (lengths[members[i]] >= job.max_steps)
+                if cut.any() and not groups[i].is_batched:
+                    obs[i] = groups[i].reset()
+                for slot in members[i][dones | cut]:
                     if played[slot] < quota[slot]:
-                        send(("episode", int(slot), int(played[slot]), float(returns[slot]), int(lengths[slot])))
+                        left = bool(cut[slot - firsts[i]])
+                        send(("episode", int(slot), int(played[slot]), float(returns[slot]), int(lengths[slot]), left))
                     played[slot] += 1
                     returns[slot] = lengths[slot] = 0
                     agent.forget(slot)

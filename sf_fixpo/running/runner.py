@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from sample_factory.algo.runners import runner as sf_runner
@@ -22,16 +23,18 @@ from sample_factory.envs.env_utils import register_env
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
-from sample_factory.utils.utils import experiment_dir, log
+from sample_factory.utils.utils import log
 from signal_slot.signal_slot import EventLoopProcess, Timer
 
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.checkpointing import read_weights
 from sf_fixpo.learning.networks import action_spec, make_actor_critic
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
+from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
 from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
 from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.running.supervision import (
@@ -250,22 +253,25 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     return found
 
 
-def checkpoint_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any] | None]) -> list[str]:
     """Whether the checkpoints of this experiment, where there are any, fit this run's network.
 
-    Raises:
-        CheckpointError: there are checkpoints and none can be read.
+    Args:
+        cfg: of the run.
+        env_info: of its environment.
+        states: `saved_states` of the run.
     """
     found = []
     network = None
     fixpo = cfg.algo == "FIXPO"
     betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
-    for policy_id in range(cfg.num_policies):
-        prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
-        folder = f"{experiment_dir(cfg, mkdir=False)}/checkpoint_p{policy_id}"
-        state = checkpoints.load_newest(folder, f"{prefix}_*.pth")
-        if state is None:
-            continue
+    if cfg.get("init_from"):
+        network = create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
+        for policy_id in (i for i, state in enumerate(states) if state is None):
+            weights = read_weights(cfg.init_from, policy_id)["model"]
+            if differences := checkpoints.state_faults(network.state_dict(), weights, "model"):
+                return [f"--init_from={cfg.init_from}: of another architecture ({'; '.join(differences[:3])})"]
+    for state in filter(None, states):
         network = network or create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
         saved = checkpoints.saved_betas(state)
         if fixpo and saved not in (None, betas):
@@ -327,15 +333,25 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
         CheckpointError: there are checkpoints and none can be read.
     """
     console = console or Console()
+    try:
+        with sole_run(cfg):
+            states = saved_states(cfg) if cfg.restart_behavior == "resume" else [None] * cfg.num_policies
+            return _run(cfg, make_env, console, states)
+    except FolderInUseError as exc:
+        raise InvalidRunError(str(exc)) from None
+
+
+def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[str, Any] | None]) -> int:
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
     with _global_context(cfg, make_env) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
-        if cfg.restart_behavior == "resume" and not found:
-            found += checkpoint_faults(cfg, env_info)
-        if found:
+        if found := found or checkpoint_faults(cfg, env_info, states):
             raise InvalidRunError("\n".join(found))
+        if done := already_done(cfg, states):
+            console.print(done, highlight=False, soft_wrap=True)
+            return ExperimentStatus.SUCCESS
         start_shared_memory()
         runner = make_runner(cfg, env_info)
         runner.register_observer(TrainingDisplay(console))

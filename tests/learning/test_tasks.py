@@ -20,6 +20,7 @@ from sf_fixpo.algorithm.config import FixPOConfig, faults
 from sf_fixpo.audit import audit
 from sf_fixpo.learning.tasks import task_count, task_figures, task_rows
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
+from sf_fixpo.running.folders import saved_states
 from sf_fixpo.running.pacing import Pacer, recent_returns
 from sf_fixpo.running.runner import checkpoint_faults
 
@@ -163,9 +164,9 @@ def test_a_checkpoint_with_another_number_of_betas_is_refused_before_the_run(tmp
     learner = make(tmp_path, beta_scope="per_task")
     learner.train(batch_of(learner, 0))
     learner.save()
-    assert not any("beta" in fault for fault in checkpoint_faults(learner.cfg, learner.env_info))
+    assert not any("beta" in fault for fault in checkpoint_faults(learner.cfg, learner.env_info, saved_states(learner.cfg)))
     learner.cfg.beta_scope = "shared"
-    fault = checkpoint_faults(learner.cfg, learner.env_info)[0]
+    fault = checkpoint_faults(learner.cfg, learner.env_info, saved_states(learner.cfg))[0]
     assert fault.startswith("--beta_scope=shared: --experiment=synthetic was saved with 3 beta(s), this run has 1.")
 
 
