@@ -11,9 +11,9 @@ from sf_fixpo.envs.dmlab import SUITE as DMLAB
 from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
 from sf_fixpo.envs.names import unknown_name
 from sf_fixpo.envs.pool.mujoco import SUITE as MUJOCO
-from sf_fixpo.envs.suite import Suite
+from sf_fixpo.envs.suite import EnvError, Suite
 
-__all__ = ["SUITES", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
+__all__ = ["SUITES", "EnvError", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
 
 SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, GYM)
 

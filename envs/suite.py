@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class EnvError(ValueError):
+    """An environment gave what it may not; the message says which one, what, and when. The user's to mend, so no traceback."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """One family of environments behind one prefix.

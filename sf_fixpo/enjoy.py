@@ -128,6 +128,10 @@ def _drawing(env_name: str) -> Iterator[None]:
         raise BadInputError(f"--env={env_name}: a package that it draws with is not installed: {exc}") from exc
     except (gym.error.Error, NotImplementedError) as exc:
         raise BadInputError(_no_pictures(env_name)) from exc
+    except TypeError as exc:
+        if "render_mode" not in str(exc):  # the constructor of an environment that has no such argument
+            raise
+        raise BadInputError(_no_pictures(env_name)) from exc
 
 
 def _no_pictures(env_name: str) -> str:

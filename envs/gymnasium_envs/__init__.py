@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
+import os
+import sys
 from argparse import ArgumentParser
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -84,15 +88,75 @@ def missing() -> str | None:
 
 
 def add_args(parser: ArgumentParser) -> None:
-    """Adds nothing: an environment is chosen by its id alone."""
-    del parser
+    """Adds `--env_kwargs` and `--env_wrappers`."""
+    parser.add_argument(
+        "--env_kwargs", default="{}", metavar="JSON", help='Arguments of the environment, such as \'{"map_name": "8x8"}\''
+    )
+    parser.add_argument(
+        "--env_wrappers",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="What is called with the environment and returns it wrapped; several, comma-separated, innermost first",
+    )
+
+
+def _find_modules_here() -> None:
+    """The present folder, where `python -m` looks for modules and a console program does not."""
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
+
+
+def _env_kwargs(text: str) -> dict[str, Any]:
+    """The arguments of `--env_kwargs`.
+
+    Raises:
+        ValueError: not a JSON object.
+    """
+    try:
+        kwargs = json.loads(text)
+    except ValueError as exc:
+        raise ValueError(f"--env_kwargs={text}: must be a JSON object ({exc})") from None
+    if not isinstance(kwargs, dict):
+        raise ValueError(f'--env_kwargs={text}: must be a JSON object, such as {{"map_name": "8x8"}}')
+    return kwargs
+
+
+def _wrappers(text: str) -> list[Callable[[Any], Any]]:
+    """The functions of `--env_wrappers`.
+
+    Raises:
+        ValueError: one of them does not exist.
+    """
+    found = []
+    for name in filter(None, text.split(",")):
+        module, _, function = name.partition(":")
+        try:
+            found.append(getattr(importlib.import_module(module), function))
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise ValueError(f"--env_wrappers={name}: must be MODULE:FUNCTION ({exc})") from None
+    return found
+
+
+def _made(env_name: str, cfg: Any, render_mode: str | None = None) -> Any:
+    """The environment itself, wrapped as the flags say."""
+    import gymnasium
+
+    _find_modules_here()
+    # Not every environment takes a render mode, even None.
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    kwargs = {**rendering, **_env_kwargs(getattr(cfg, "env_kwargs", "{}"))}
+    env = gymnasium.make(env_name.removeprefix(PREFIX), disable_env_checker=True, **kwargs)
+    for wrapper in _wrappers(getattr(cfg, "env_wrappers", "")):
+        env = wrapper(env)
+    return env
 
 
 def faults(cfg: Any) -> list[str]:
     """Makes the environment once, to refuse an unknown id, a missing engine or unsuitable spaces before training starts.
 
     Args:
-        cfg: the parsed flags (`env`).
+        cfg: the parsed flags (`env`, `env_kwargs`, `env_wrappers`).
 
     Returns:
         One line a fault: the flag, its value, what is allowed.
@@ -101,17 +165,24 @@ def faults(cfg: Any) -> list[str]:
 
     from sf_fixpo.envs.gymnasium_envs.adapter import space_faults
 
-    env_id = cfg.env.removeprefix(PREFIX)
     try:
-        env = gymnasium.make(env_id, disable_env_checker=True)
+        _env_kwargs(getattr(cfg, "env_kwargs", "{}"))
+        _find_modules_here()
+        _wrappers(getattr(cfg, "env_wrappers", ""))
+    except ValueError as error:
+        return [str(error)]
+    try:
+        env = _made(cfg.env, cfg)
     except gymnasium.error.DependencyNotInstalled as error:
         return [f"--env={cfg.env}: its engine is not installed: {error}"]
-    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError, ValueError) as error:
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
         known = [f"{PREFIX}{name}" for name in gymnasium.registry]
-        hint = did_you_mean(cfg.env, known) or "import the package that registers it, as in gym_my_package:MyEnv-v0;"
+        hint = "" if ":" in cfg.env else did_you_mean(cfg.env, known)
+        hint = hint or "name the module that registers it, in the present folder or on PYTHONPATH, as in gym_my_module:MyEnv-v0;"
         return [f"--env={cfg.env}: {str(error).rstrip('. ')}; {hint} --list_envs shows the common ones."]
-    except gymnasium.error.Error as error:
-        return [f"--env={cfg.env}: {error}"]
+    except Exception as error:  # noqa: BLE001 - a user's own code: whatever it raises is why there is no environment
+        arguments = getattr(cfg, "env_kwargs", "{}")
+        return [f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}"]
     found = space_faults(env.observation_space, env.action_space)
     env.close()
     return [f"--env={cfg.env}: {fault}" for fault in found]
@@ -122,7 +193,7 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
 
     Args:
         full_env_name: `gym_` and an id that Gymnasium knows.
-        cfg: the parsed flags (`seed`).
+        cfg: the parsed flags (`seed`, `env_kwargs`, `env_wrappers`).
         env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
         render_mode: Gymnasium's, or None.
 
@@ -132,19 +203,14 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
     Raises:
         gymnasium.error.Error: Gymnasium cannot make it (see `faults`).
     """
-    import gymnasium
-
     from sf_fixpo.envs.gymnasium_envs.adapter import GymAdapter
 
-    # Not every environment takes a render mode, even None.
-    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    env = gymnasium.make(full_env_name.removeprefix(PREFIX), disable_env_checker=True, **rendering)
-    return GymAdapter(env, cfg, env_config)
+    return GymAdapter(_made(full_env_name, cfg, render_mode), cfg, env_config)
 
 
 SUITE = Suite(
     name="gym",
-    description="any id registered with Gymnasium (vector observations), such as",
+    description="any id registered with Gymnasium, or module:id, such as",
     env_names=env_names,
     matches=matches,
     missing=missing,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sf_fixpo.envs import find_suite
+from sf_fixpo.envs import EnvError, find_suite
 
 # Where an episode that does not end is left: more than any suite's own limit (Atari's, the longest, is 27,000 decisions).
 MAX_STEPS = 50_000
@@ -281,6 +281,10 @@ def play_in_process(pipe: Connection) -> None:
         while (job := pipe.recv()) is not None:
             play(job, pipe.send)
             pipe.send(("done",))
+    except EnvError as exc:
+        with suppress(OSError):
+            pipe.send(("error", str(exc)))
+        raise SystemExit(1) from exc
     except BaseException as exc:
         # whatever it was, the parent prints it: a worker's own output would be lost among the others'
         with suppress(OSError):  # where nobody listens any more

@@ -39,6 +39,7 @@ from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
 from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
+    ErrorsInWords,
     ProcessWatch,
     RunContext,
     asked_to_stop,
@@ -174,6 +175,10 @@ class _FixPORunner(Runner):
         try:
             with asked_to_stop(self._ask_to_stop):
                 status = super().run()
+        except SystemExit:  # of an environment in this process, which has said why
+            status = ExperimentStatus.FAILURE
+            for learner in self.learners.values():
+                learner.save()
         finally:
             self._watch.close()
         if not self.stopped:  # a second Ctrl-C, or an error of the runner itself: nobody has closed the display
@@ -212,6 +217,7 @@ class SeededFactory:
         """As the factory itself."""
         env = self.make_env(full_env_name, cfg, env_config, render_mode)
         env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
+        env = ErrorsInWords(env)
         if self.pacer is not None and env_config is not None:
             env = PacedEnv(env, self.pacer, env_config.env_id, cfg.num_envs_per_worker)
         return env

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +23,8 @@ from sample_factory.algo.utils.make_env import make_env_func_batched
 from sample_factory.utils.utils import log, stream_handler
 from signal_slot.signal_slot import EventLoopProcess
 
+from sf_fixpo.envs import EnvError
+
 _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
 _POLL_SECONDS = 0.5
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -33,6 +36,32 @@ _LAST_RESORT_SECONDS = 8.0  # for the run to end once it has been told that nobo
 
 class EnvironmentStartError(RuntimeError):
     """The environment could not be started; the message holds its own error."""
+
+
+class ErrorsInWords(gymnasium.Wrapper):
+    """An environment whose `EnvError` ends its process with what is wrong, and not with where in our code that was noticed."""
+
+    def reset(self, **kwargs):
+        """As the environment's."""
+        with _said():
+            return self.env.reset(**kwargs)
+
+    def step(self, action):
+        """As the environment's."""
+        try:  # for each step a context manager would cost more than the rest of this
+            return self.env.step(action)
+        except EnvError:
+            with _said():
+                raise
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except EnvError as exc:
+        print(f"fixpo-train: {exc}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
 
 
 def set_console_log_level(level: str) -> None:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from faulty_envs import hangs_at_start
-from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train_command
+from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train, train_command
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.learning import checkpoints
@@ -193,3 +193,39 @@ def test_preemption_of_a_serial_run(tmp_path):
             process.send_signal(signal.SIGTERM)
         assert run.wait(30) == 75, run.report()
     assert checkpoints_of(tmp_path / "run")
+
+
+NAN = """
+import gymnasium
+import numpy as np
+
+class Gives(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2)
+    taken = 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.taken += 1
+        return np.full(2, np.nan if self.taken == 150 else 0.0, np.float32), 1.0, self.taken % 100 == 0, False, {}
+
+gymnasium.register("Nan-v0", entry_point=Gives)
+"""
+
+
+@pytest.mark.parametrize("mode", [SERIAL, PARALLEL], ids=["serial", "parallel"])
+def test_an_observation_that_is_none_is_named_and_what_was_learned_is_kept(tmp_path, mode):
+    (tmp_path / "nan_env.py").write_text(NAN)
+    run = train(tmp_path, "run", *mode, "--env=gym_nan_env:Nan-v0", LONG, env={"PYTHONPATH": str(tmp_path)})
+    assert run.popen.returncode == 1, run.report()
+    message = "fixpo-train: gym_nan_env:Nan-v0: observation holds NaN at step 50 of an episode"
+    assert message in run.stderr.splitlines()
+    assert "Traceback" not in run.stderr
+    assert rows_of(tmp_path / "run")
+    assert len(checkpoints_of(tmp_path / "run")) == 1
+    evaluated = [*map(str, ("-m", "sf_fixpo.evaluate", tmp_path / "run", "--episodes=4", "--workers=1", "--envs_per_worker=1"))]
+    with started(tmp_path, *evaluated, env={"PYTHONPATH": str(tmp_path)}) as run:
+        assert run.wait(60) == 1, run.report()
+    assert "gym_nan_env:Nan-v0: observation holds NaN at step 50 of an episode" in run.stderr
+    assert "Traceback" not in run.stderr
