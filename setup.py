@@ -106,12 +106,13 @@ setup(
     # `envs` and `launcher` are in it by two links: one import root, whatever else the user calls so
     packages=find_packages(include=["sf_fixpo*"]),
     # Scenarios, maps, templates and recorded reference numbers travel beside the modules that read them.
-    package_data={"": ["*.cfg", "*.wad", "*.acs", "*.json", "*.jsonl", "*.npz", "*.yaml", "*.html", "*.txt", "*.sh"]},
+    package_data={"": ["*.cfg", "*.wad", "*.acs", "*.json", "*.jsonl", "*.npz", "*.yaml", "*.html", "*.txt", "*.sh", "py.typed"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
             "fixpo-train=sf_fixpo.train:main",
+            "fixpo-run=sf_fixpo.run:main",
             "fixpo-plot=sf_fixpo.plot:main",
             "fixpo-audit=sf_fixpo.audit:main",
             "fixpo-evaluate=sf_fixpo.evaluate:main",

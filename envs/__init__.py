@@ -13,13 +13,19 @@ from sf_fixpo.envs.names import unknown_name
 from sf_fixpo.envs.pool.mujoco import SUITE as MUJOCO
 from sf_fixpo.envs.suite import EnvError, Suite
 
-__all__ = ["SUITES", "EnvError", "Suite", "UnknownEnvError", "find_suite", "list_envs"]
+__all__ = ["SUITES", "EnvError", "Suite", "UnknownEnvError", "adopt_suite", "find_suite", "list_envs"]
 
 SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, GYM)
+_adopted: list[Suite] = []  # of environments that a user's script has registered
 
 
 class UnknownEnvError(ValueError):
     """A name that no suite claims; the message says what is near and where the list is."""
+
+
+def adopt_suite(suite: Suite) -> None:
+    """Makes a suite known in this process, before all others."""
+    _adopted.insert(0, suite)
 
 
 def find_suite(env_name: str) -> Suite:
@@ -37,7 +43,7 @@ def find_suite(env_name: str) -> Suite:
     Raises:
         UnknownEnvError: no suite claims the name.
     """
-    for suite in SUITES:
+    for suite in (*_adopted, *SUITES):
         if suite.matches(env_name):
             return suite
     known = [name for suite in SUITES for name in suite.env_names()]

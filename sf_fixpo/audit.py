@@ -33,6 +33,7 @@ from sample_factory.utils.utils import log as sample_factory_log
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord, UnreadableError, list_files, load
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 from sf_fixpo.records.verdict import Finding, recompute
+from sf_fixpo.running.scripts import ScriptError, adopt
 
 LOG_TOLERANCE = 0.01  # of the bound: how far a logged divergence, in float32, may be from the recomputed one
 
@@ -265,8 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     sample_factory_log.setLevel(logging.ERROR)  # it reports every layer it makes
     try:
         import_modules(args.modules)
+        adopt(load_config(args.dir))
         findings = audit(args.dir, args.quiet)
-    except UnreadableError as exc:
+    except (UnreadableError, ScriptError) as exc:
         print(f"Nothing audited: {exc}", file=sys.stderr)
         return 2
     except ViolationError as exc:

@@ -7,34 +7,20 @@ SIGUSR1 (a cluster takes the machine away): what was learned is saved, the same 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from os.path import isdir
 from typing import NoReturn
 
-import torch
 from rich.console import Console
-from sample_factory.algo.utils.misc import ExperimentStatus
-from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_cfg, parse_sf_args
+from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo.algorithm.config import add_fixpo_args, faults
+from sf_fixpo.api import EXIT_STATUS, exit_status
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
-from sf_fixpo.learning.checkpoints import CheckpointError
-from sf_fixpo.learning.worker import LEARNERS
-from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
-from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
-from sf_fixpo.running.runner import PREEMPTED, InvalidRunError, run_fixpo
-from sf_fixpo.running.supervision import EnvironmentStartError, Preempted, end_when_preempted, errors_only, set_console_log_level
-
-EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130, PREEMPTED: 75}
-BAD_INPUT = 2
-
-
-class BadInputError(ValueError):
-    """Faults of the command line, one line each."""
+from sf_fixpo.running.runner import run_fixpo
+from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
+from sf_fixpo.running.supervision import end_when_preempted, set_console_log_level
 
 
 def _add_program_args(parser: argparse.ArgumentParser) -> None:
@@ -43,27 +29,6 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
         "--preset", default="paper", help="Defaults of all flags for the environment's suite; --list_envs has them"
     )
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
-    group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
-    group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
-
-
-def _extend_sample_factory_args(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--init_from",
-        default="",
-        metavar="PATH",
-        help="Start from the weights and statistics of another run: its folder (its newest checkpoint) or a checkpoint",
-    )
-    parser.add_argument(
-        "--policy_head_init_scale",
-        default=1.0,
-        type=float,
-        help="Factor on the initial weights of the last policy layer; 0.01 starts a Gaussian policy at mean 0",
-    )
-    for action in parser._actions:
-        if action.dest == "lr_schedule":
-            # it has a linear decay, and leaves it out of the choices
-            action.choices = [*(action.choices or ()), "linear_decay"]
 
 
 def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
@@ -84,9 +49,7 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     # sample-factory parses while it makes the parser: of the command line it gets what it cannot do without
     parser, _ = parse_sf_args([f"--env={env}"])
     _add_program_args(parser)
-    _extend_sample_factory_args(parser)
-    add_fixpo_args(parser)
-    add_eval_args(parser)
+    add_run_args(parser)
     add_hub_args(parser)
     suite.add_args(parser)
 
@@ -102,29 +65,6 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     return parser, suite
 
 
-def _resumed(cfg: argparse.Namespace) -> AttrDict:
-    """A run's configuration, with what an experiment that goes on has been started with where the command line says nothing.
-
-    Raises:
-        BadInputError: flags that only a new run can heed ask for something else than what this one was started with.
-    """
-    here = AttrDict(vars(cfg))
-    # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
-    if cfg.restart_behavior != "resume" or not isdir(folder_of(cfg)):
-        return here
-    try:
-        found = start_faults(cfg)
-        with errors_only():
-            saved = maybe_load_from_checkpoint(cfg)
-    except ValueError as exc:
-        raise BadInputError(f"--experiment={cfg.experiment}: its config.json cannot be read: {exc}") from None
-    if found:
-        raise BadInputError("\n".join(found))
-    # where the folder lies now, whatever it was called when it was written
-    saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line")})
-    return saved
-
-
 def parse_cfg(argv: list[str]) -> AttrDict:
     """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
 
@@ -133,26 +73,15 @@ def parse_cfg(argv: list[str]) -> AttrDict:
         SystemExit: `--help` (status 0).
     """
     parser, suite = _make_parser(argv)
-    parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
     preset = parser.parse_known_args(argv)[0].preset
     if preset not in suite.presets:
         raise BadInputError(f"--preset={preset}: for {suite.name} it must be one of {', '.join(suite.presets)}")
     parser.set_defaults(**suite.presets[preset])
     known = parser.parse_known_args(argv)[0]
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
-    cfg = parse_full_cfg(parser, argv)
-    if found := experiment_faults(cfg):
-        raise BadInputError("\n".join(found))
-    cfg = _resumed(cfg)
-    cfg.task_names = list(suite.tasks(cfg))
-    found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
-    if cfg.device == "gpu" and not torch.cuda.is_available():
-        found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
-    if not cfg.env_start_timeout > 0:
-        found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
-    # its workers set their niceness from this; who may not lower it must not try to
-    cfg.default_niceness = max(known.default_niceness, os.nice(0))
-    found += init_faults(cfg) + faults(cfg) + eval_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
+    cfg = resumed(parse_full_cfg(parser, argv))
+    cfg.task_names, cfg.script = list(suite.tasks(cfg)), {}
+    found = run_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")
     if found:
@@ -170,22 +99,14 @@ def main(argv: list[str] | None = None) -> int:
         argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
     set_console_log_level("warning")
     end_when_preempted()
-    try:
+
+    def train() -> int:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)
         status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
         return push_finished_run(cfg) if status == 0 and cfg.push_to_hub else status
-    except (BadInputError, InvalidRunError, CheckpointError) as exc:
-        for line in str(exc).splitlines():
-            print(f"fixpo-train: {line}", file=sys.stderr)
-        return BAD_INPUT
-    except EnvironmentStartError as exc:
-        print(f"fixpo-train: {exc}", file=sys.stderr)
-        return EXIT_STATUS[ExperimentStatus.FAILURE]
-    except KeyboardInterrupt:
-        return EXIT_STATUS[ExperimentStatus.INTERRUPTED]
-    except Preempted:
-        return EXIT_STATUS[PREEMPTED]
+
+    return exit_status("fixpo-train", train)
 
 
 if __name__ == "__main__":

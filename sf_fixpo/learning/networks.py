@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
+from sample_factory.model.actor_critic import (
+    ActorCritic,
+    ActorCriticSeparateWeights,
+    ActorCriticSharedWeights,
+    default_make_actor_critic_func,
+)
 from sample_factory.model.encoder import ConvEncoder, MlpEncoder, MultiInputEncoder, ResnetEncoder, default_make_encoder_func
 from sample_factory.model.model_factory import ModelFactory
 from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
@@ -63,6 +68,15 @@ def network_obs_space(obs_space: ObsSpace) -> ObsSpace:
     if TASK_ID not in obs_space.spaces:
         return obs_space
     return spaces.Dict([(key, space) for key, space in obs_space.spaces.items() if key != TASK_ID])
+
+
+def make_network(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:
+    """The network where nothing is trained: by `make_actor_critic`, or by what the user has registered in its place."""
+    from sample_factory.algo.utils.context import global_model_factory
+
+    registered = global_model_factory().make_actor_critic_func
+    make = make_actor_critic if registered is default_make_actor_critic_func else registered
+    return make(cfg, obs_space, action_space)
 
 
 def _model_factory(obs_space: ObsSpace) -> ModelFactory:

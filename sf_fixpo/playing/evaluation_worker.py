@@ -65,6 +65,7 @@ class Slots:
     def __init__(self, env: Any):
         self.env = env
         self.is_batched = bool(getattr(env.unwrapped, "is_multiagent", False))
+        self._in_lists = False  # of a user's environment of several agents, where a pool of simulators has arrays
         self.count: int = env.unwrapped.num_agents if self.is_batched else 1
         space = env.observation_space
         self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
@@ -81,7 +82,8 @@ class Slots:
             Observations [K, ...] (the new episode's first where one ended), rewards [K] and whether each episode ended [K].
         """
         if self.is_batched:
-            obs, rewards, terminated, truncated, _ = self.env.step(actions)
+            given = [one_action(self.action_space, row) for row in actions] if self._in_lists else actions
+            obs, rewards, terminated, truncated, _ = self.env.step(given)
             return self._batch(obs), np.asarray(rewards, dtype=float), np.asarray(terminated) | np.asarray(truncated)
         obs, reward, terminated, truncated, _ = self.env.step(one_action(self.action_space, actions[0]))
         done = bool(terminated or truncated)
@@ -90,6 +92,10 @@ class Slots:
         return self._batch(obs), np.asarray([reward], dtype=float), np.asarray([done])
 
     def _batch(self, obs: Any) -> dict[str, np.ndarray]:
+        self._in_lists = self.is_batched and isinstance(obs, (list, tuple))
+        if self._in_lists:  # an observation for each agent
+            each = [one if isinstance(one, dict) else {"obs": one} for one in obs]
+            return {name: np.stack([one[name] for one in each]) for name in each[0]}
         obs = obs if isinstance(obs, dict) else {"obs": obs}
         return {name: np.asarray(x) if self.is_batched else np.asarray(x)[None] for name, x in obs.items()}
 
@@ -153,9 +159,9 @@ class PolicyAgent:
         from sample_factory.model.model_utils import get_rnn_size
 
         from sf_fixpo.learning import checkpoints
-        from sf_fixpo.learning.networks import action_spec, make_actor_critic
+        from sf_fixpo.learning.networks import action_spec, make_network
 
-        self._network = make_actor_critic(cfg, slots.observation_space, slots.action_space)
+        self._network = make_network(cfg, slots.observation_space, slots.action_space)
         self._network.load_state_dict(checkpoints.load(checkpoint)["model"])
         self._network.eval()
         self._states = torch.zeros(total_slots, get_rnn_size(cfg))
@@ -201,8 +207,12 @@ def make_slots(job: Job) -> list[Slots]:
     """As many environments as the worker needs: one pool, or up to `max_envs` single ones."""
     from sample_factory.utils.attr_dict import AttrDict
 
-    suite = find_suite(job.cfg.env)
     cfg = AttrDict(job.cfg)
+    if cfg.get("script"):
+        from sf_fixpo.running.scripts import adopt
+
+        adopt(cfg)
+    suite = find_suite(cfg.env)
     if "env_agents" in cfg:  # a simulator that plays no episode of its own only costs time
         cfg.env_agents = min(cfg.env_agents, job.episodes)
     made: list[Slots] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.envs import UnknownEnvError, find_suite
+from sf_fixpo.running.scripts import ScriptError, adopt
 
 SPLITS = ("test", "train")
 
@@ -90,6 +91,10 @@ def _read_config(directory: Path) -> AttrDict:
 def _playable(cfg: AttrDict, env: str | None) -> AttrDict:
     """A copy of a run's configuration with `env` for its environment, completed and checked."""
     cfg = AttrDict(cfg)
+    try:
+        adopt(cfg)
+    except ScriptError as exc:
+        raise BadInputError(str(exc)) from exc
     trained_on, cfg.env = cfg.env, env or cfg.env
     try:
         suite = find_suite(cfg.env)

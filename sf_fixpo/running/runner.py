@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
-from sample_factory.algo.utils.context import reset_global_context, set_global_context
+from sample_factory.algo.utils.context import set_global_context, sf_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import preprocess_cfg
 from sample_factory.envs.env_utils import register_env
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
@@ -224,11 +225,17 @@ class SeededFactory:
 
 
 def registered_context(cfg: Config, make_env: Callable) -> RunContext:
-    """The registry with this run's environment and our actor-critic; it becomes the global one."""
-    context = RunContext()
+    """The registry with this run's environment and our actor-critic; it becomes the global one.
+
+    What a user has registered before stays, an actor-critic of the user's own too.
+    """
+    before, context = sf_global_context(), RunContext()
+    context.env_registry = {name: factory for name, factory in before.env_registry.items() if name != cfg.env}
+    context.model_factory = copy(before.model_factory)
     set_global_context(context)
     register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
-    context.model_factory.register_actor_critic_factory(make_actor_critic)
+    if context.model_factory.make_actor_critic_func is default_make_actor_critic_func:
+        context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
 
 
@@ -316,10 +323,11 @@ def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
 
 @contextmanager
 def _global_context(cfg: Config, make_env: Callable) -> Iterator[RunContext]:
+    before = sf_global_context()
     try:
         yield registered_context(cfg, make_env)
     finally:
-        reset_global_context()
+        set_global_context(before)
 
 
 def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -> int:

@@ -1,0 +1,109 @@
+"""The settings of a run: flags beside sample-factory's own, what a resumed run was started with, and whether all of it fits."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from os.path import isdir
+
+import sample_factory.cfg.arguments as sf_arguments
+import torch
+from sample_factory.cfg.arguments import maybe_load_from_checkpoint
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.typing import Config
+
+from sf_fixpo.algorithm.config import add_fixpo_args, faults
+from sf_fixpo.learning.worker import LEARNERS
+from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
+from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
+from sf_fixpo.running.supervision import errors_only
+
+_sf_parse_sf_args = sf_arguments.parse_sf_args  # `fixpo-run` puts ours in its place
+
+
+class BadInputError(ValueError):
+    """Faults of the command line, one line each."""
+
+
+def add_run_args(parser: argparse.ArgumentParser) -> None:
+    """Adds what a run takes beside sample-factory's flags, and FixPO's defaults for some of those."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
+    group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
+    group.add_argument(
+        "--init_from",
+        default="",
+        metavar="PATH",
+        help="Start from another run's weights and statistics: its folder, whose newest checkpoint is taken, or a checkpoint",
+    )
+    group.add_argument(
+        "--policy_head_init_scale",
+        default=1.0,
+        type=float,
+        help="Factor on the initial weights of the last policy layer; 0.01 starts a Gaussian policy at mean 0",
+    )
+    for action in parser._actions:
+        if action.dest == "lr_schedule":
+            # it has a linear decay, and leaves it out of the choices
+            action.choices = [*(action.choices or ()), "linear_decay"]
+    add_fixpo_args(parser)
+    add_eval_args(parser)
+    parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
+
+
+def parse_sf_args(
+    argv: Sequence[str] | None = None, evaluation: bool = False
+) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """sample-factory's function of this name, with the flags and defaults of FixPO.
+
+    Args:
+        argv: the command line; None for that of the program.
+        evaluation: also the flags of sample-factory's own `enjoy`.
+
+    Returns:
+        The parser, to be extended, and what it makes of the command line so far.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser, _ = _sf_parse_sf_args(argv, evaluation)
+    add_run_args(parser)
+    return parser, parser.parse_known_args(argv)[0]
+
+
+def resumed(cfg: argparse.Namespace) -> AttrDict:
+    """A run's configuration, with what an experiment that goes on has been started with where the command line says nothing.
+
+    Raises:
+        BadInputError: a name that leads elsewhere, or flags that only a new run can heed ask for something else than what this
+            one was started with.
+    """
+    here = AttrDict(vars(cfg))
+    if found := experiment_faults(here):
+        raise BadInputError("\n".join(found))
+    # only where there is something to resume: sample-factory makes the folder while it looks, also for a run that is refused
+    if cfg.restart_behavior != "resume" or not isdir(folder_of(here)):
+        return here
+    try:
+        found = start_faults(here)
+        with errors_only():
+            saved = maybe_load_from_checkpoint(cfg)
+    except ValueError as exc:
+        raise BadInputError(f"--experiment={cfg.experiment}: its config.json cannot be read: {exc}") from None
+    if found:
+        raise BadInputError("\n".join(found))
+    # where the folder lies now, whatever it was called when it was written
+    saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line")})
+    return saved
+
+
+def run_faults(cfg: Config) -> list[str]:
+    """What is wrong with the settings of a run, whatever its environment: one line a fault."""
+    found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
+    if cfg.device == "gpu" and not torch.cuda.is_available():
+        found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
+    if not cfg.env_start_timeout > 0:
+        found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
+    # its workers set their niceness from this; who may not lower it must not try to
+    cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
+    return found + init_faults(cfg) + faults(cfg) + eval_faults(cfg)
