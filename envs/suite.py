@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# sample-factory leaves these to the environments.
+ENV_FLAGS = ("env_framestack", "pixel_format")
+
 
 class EnvError(ValueError):
     """An environment gave what it may not; the message says which one, what, and when. The user's to mend, so no traceback."""
@@ -32,6 +35,7 @@ class Suite:
             `episode_extra_stats` under a key `z_<task id, two digits>_..._raw_score`.
         evaluation_envs: names of the environments on which a run is evaluated, one for each task; a second argument, `test` (the
             default) or `train`, says which variant of a task where there are two.
+        env_flags: which of sample-factory's flags about observations (`ENV_FLAGS`) it heeds; others are refused.
         make_env: environment factory in sample-factory's form, `(full_env_name, cfg, env_config, render_mode)`; a module-level
             function, because it is sent to spawned processes.
     """
@@ -44,6 +48,7 @@ class Suite:
     add_args: Callable[[ArgumentParser], None]
     make_env: Callable[..., Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    env_flags: tuple[str, ...] = ()
     faults: Callable[[Any], list[str]] = lambda cfg: []
     tasks: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
     evaluation_envs: Callable[..., tuple[str, ...]] = lambda cfg, split="test": (cfg.env,)

@@ -17,6 +17,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sf_fixpo.api import EXIT_STATUS, exit_status
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
+from sf_fixpo.envs.suite import ENV_FLAGS
 from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.running.runner import run_fixpo
 from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
@@ -82,6 +83,11 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     cfg = resumed(parse_full_cfg(parser, argv))
     cfg.task_names, cfg.script = list(suite.tasks(cfg)), {}
     found = run_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
+    found += [
+        f"--{name}={cfg.cli_args[name]}: the {suite.name} suite has no use for it, leave it out"
+        for name in ENV_FLAGS
+        if name in cfg.cli_args and name not in suite.env_flags
+    ]
     if not found and (needed := suite.missing()):
         found.append(f"--env={cfg.env}: {needed}")
     if found:

@@ -201,4 +201,5 @@ SUITE = Suite(
     faults=faults,
     tasks=tasks,
     evaluation_envs=evaluation_envs,
+    env_flags=("pixel_format",),
 )

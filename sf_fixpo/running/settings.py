@@ -97,6 +97,28 @@ def resumed(cfg: argparse.Namespace) -> AttrDict:
     return saved
 
 
+# Flags of sample-factory that nothing here heeds, and why; only what is asked for on the command line is refused.
+_HEEDED_BY_NOBODY = {
+    "use_env_info_cache": "the environment is asked for its spaces at every start",
+    "use_record_episode_statistics": "returns are the environment's own; only sample-factory's own enjoy reads it",
+}
+_NOT_BY_FIXPO = {
+    "ppo_clip_ratio": "FixPO clips no likelihood ratio, --eps_kl bounds the update",
+    "kl_loss_coeff": "the multiplier beta takes its place, --beta_init and --beta_lr",
+}
+
+
+def unheeded_faults(cfg: Config) -> list[str]:
+    """Flags on the command line that would silently do nothing: one line each."""
+    reasons = {**_HEEDED_BY_NOBODY, **(_NOT_BY_FIXPO if cfg.algo == "FIXPO" else {})}
+    given = cfg.get("cli_args") or {}
+    return [
+        f"--{name}={value}: has no effect with --algo={cfg.algo}, leave it out: {reasons[name]}"
+        for name, value in given.items()
+        if name in reasons and value
+    ]
+
+
 def run_faults(cfg: Config) -> list[str]:
     """What is wrong with the settings of a run, whatever its environment: one line a fault."""
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
@@ -106,4 +128,4 @@ def run_faults(cfg: Config) -> list[str]:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
-    return found + init_faults(cfg) + faults(cfg) + eval_faults(cfg)
+    return found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + eval_faults(cfg)
