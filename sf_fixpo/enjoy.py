@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sample_factory.utils.attr_dict import AttrDict
 
+from sf_fixpo import add_version_flag
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.playing.evaluation_worker import MAX_STEPS, PolicyAgent, Slots, one_action, set_log_level
@@ -303,6 +304,7 @@ def choose_config(directory: Path, env: str | None) -> AttrDict:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.enjoy", description=(__doc__ or "").split("\n", 1)[0])
+    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--env", help="another environment or level; default: the first that the run is evaluated on")

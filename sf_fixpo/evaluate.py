@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sample_factory.utils.attr_dict import AttrDict
 
+from sf_fixpo import add_version_flag
 from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
@@ -38,6 +39,7 @@ from sf_fixpo.playing.experiment import SPLITS, BadInputError, find_checkpoint, 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=(__doc__ or "").split("\n", 1)[0])
+    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--episodes", type=int, default=50, help="of each level")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")

@@ -14,6 +14,7 @@ from rich.console import Console
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
 
+from sf_fixpo import add_version_flag
 from sf_fixpo.api import EXIT_STATUS, exit_status
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
@@ -29,6 +30,7 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset", default="paper", help="Defaults of all flags for the environment's suite; --list_envs has them"
     )
+    add_version_flag(parser)
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
 
 
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--list_envs" in argv:
         print(list_envs())
         return 0
-    if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
+    if {"-h", "--help", "--version"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
         argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
     set_console_log_level("warning")
     end_when_preempted()
