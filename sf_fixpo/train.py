@@ -159,6 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)
+        for line in find_suite(cfg.env).notes(cfg):
+            print(f"fixpo-train: {line}", file=sys.stderr)
         status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
         return push_finished_run(cfg) if status == 0 and cfg.push_to_hub else status
     except (BadInputError, InvalidRunError, CheckpointError) as exc:
