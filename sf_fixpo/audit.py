@@ -30,6 +30,7 @@ from typing import Any
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import log as sample_factory_log
 
+from sf_fixpo import cli
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord, UnreadableError, list_files, load
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 from sf_fixpo.records.verdict import Finding, recompute
@@ -261,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="MODULE",
         help="import this module first, which registers encoders, cores or actor-critics with sample-factory; may be repeated",
     )
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     sample_factory_log.setLevel(logging.ERROR)  # it reports every layer it makes
     try:
         import_modules(args.modules)

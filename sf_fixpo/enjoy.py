@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sample_factory.utils.attr_dict import AttrDict
 
+from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots, one_action, set_log_level
@@ -316,7 +317,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=int, help=f"draw frames so many times larger; default: to {USUAL_HEIGHT} pixels or more")
     parser.add_argument("--max_steps", type=int, help="leave an episode after so many steps")
     parser.add_argument("--no_overlay", action="store_true", help="the frames alone")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     for name, least in (("episodes", 1), ("seed", 0), ("policy_id", 0), ("scale", 1), ("max_steps", 1)):
         value = getattr(args, name)
         if value is not None and value < least:

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sample_factory.utils.attr_dict import AttrDict
 
+from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
@@ -53,7 +54,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("seed", 0), ("policy_id", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: must be an integer >= {least}")

@@ -28,6 +28,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from requests import RequestException
 from sample_factory.utils.utils import experiment_dir
 
+from sf_fixpo import cli
 from sf_fixpo.envs import UnknownEnvError, find_suite
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.playing.experiment import BadInputError, find_checkpoint
@@ -305,7 +306,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
     parser.add_argument("--private", action="store_true", help="make it a private repository")
     parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write what would be published there, and publish nothing")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     if found := repo_faults(args.repo):
         parser.error(f"--repo={args.repo}: {found[0]}")
     if args.policy_id < 0:

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from sf_fixpo import cli
 from sf_fixpo.records.health import describe
 from sf_fixpo.records.run_logs import Experiment, LogError, read_config, read_experiment, read_trace
 
@@ -278,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="draw trace.jsonl, every gradient step (the paper's Figure 2)")
     parser.add_argument("--x", choices=tuple(X_LABELS), default="env_steps", help="horizontal axis")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     out = args.out or args.dirs[0] / ("trace.png" if args.trace else "plot.png")
     try:
         figure = make_figure(args.dirs, args.trace, args.x, args.policy_id)

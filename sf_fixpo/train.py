@@ -20,6 +20,7 @@ from sample_factory.cfg.arguments import maybe_load_from_checkpoint, parse_full_
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import experiment_dir
 
+from sf_fixpo import cli
 from sf_fixpo.algorithm.config import add_fixpo_args, faults
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
@@ -32,6 +33,7 @@ from sf_fixpo.running.supervision import EnvironmentStartError, Preempted, end_w
 
 EXIT_STATUS = {ExperimentStatus.SUCCESS: 0, ExperimentStatus.FAILURE: 1, ExperimentStatus.INTERRUPTED: 130, PREEMPTED: 75}
 BAD_INPUT = 2
+_ANY_ENV = "--env=gym_CartPole-v1"
 
 
 class BadInputError(ValueError):
@@ -45,6 +47,7 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
     group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
+    cli.add_version(group)
     group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
 
 
@@ -146,14 +149,26 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     return cfg
 
 
+def _complete(words: list[str]) -> None:
+    """Answers a shell that wants flags: those of the environment that is named already, if it is."""
+    env = next((word for word in reversed(words) if word.startswith("--env=")), _ANY_ENV)
+    try:
+        parser, _ = _make_parser([env])
+    except BadInputError:
+        parser, _ = _make_parser([_ANY_ENV])
+    cli.complete(parser)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if "--list_envs" in argv:
-        print(list_envs())
+    if (words := cli.words_to_complete()) is not None:
+        _complete(words)
+    if "--version" in argv or "--list_envs" in argv:
+        print(cli.version_line() if "--version" in argv else list_envs())
         return 0
     if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
-        argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
+        argv = [_ANY_ENV, *argv]  # sample-factory's parser asks for an environment even to print its help
     set_console_log_level("warning")
     end_when_preempted()
     try:

@@ -1,8 +1,8 @@
 """Imports the engines: DeepMind Lab, whose own loader is older than today's Python, and ViZDoom; says why where that fails.
 
 DeepMind Lab's `__init__.py` loads its compiled module by two modules that may be gone: `imp` (from Python 3.12 on) and
-`pkg_resources` (from setuptools 82 on). Here they are there for the time of the import. It imports nothing but the standard library,
-so that a trial in a process of its own is short.
+`pkg_resources` (from setuptools 82 on). Here they are there for the time of the import. Nothing but the standard library is
+imported, so that a trial in a process of its own is short.
 """
 
 from __future__ import annotations

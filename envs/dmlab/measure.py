@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sf_fixpo import cli
 from sf_fixpo.envs.dmlab import SUITE
 
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seed", default=0, type=int, help="Of the episodes and of the agent")
     parser.add_argument("--env_frameskip", default=4, type=int, help="Frames a step")
     parser.set_defaults(pixel_format="CHW")
-    cfg = parser.parse_args()
+    cfg = cli.parse(parser, None)
     faults = SUITE.faults(cfg)
     if faults or cfg.episodes < 2:
         parser.error("\n".join(faults) or f"--episodes={cfg.episodes}: must be at least 2")
