@@ -12,7 +12,7 @@ import gymnasium as gym
 import pytest
 import torch
 from busy import BUSY
-from programs import SERIAL, rows_of, started
+from programs import PARALLEL, SERIAL, rows_of, started
 
 from benchmarks.synthetic import make_batch, make_learner, small_shape
 
@@ -167,17 +167,18 @@ def test_fixpo_in_a_cleanrl_loop_learns_cartpole(seed, monkeypatch):
 
     log = list(fixpo_in_cleanrl.train(seed=seed))
     assert max(kl_max for kl_max, _ in log) <= fixpo_in_cleanrl.EPS_KL
-    assert fmean(length for _, length in log[:5]) < 60
-    assert fmean(length for _, length in log[-20:]) > 250
+    assert log[0][1] < 60
+    assert 1 / fmean(1 / length for _, length in log[-20:]) > 300
 
 
 # -- environments and networks of a user's own
 
 
-@pytest.mark.parametrize("name", ["custom_env", "custom_network"])
-def test_a_users_own_module_trains_and_its_audit_holds(name, tmp_path):
-    flags = [flag for flag in SERIAL if name == "custom_network" or not flag.startswith("--env=")]
-    flags += [f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]
+@pytest.mark.parametrize(
+    ("name", "flags"), [("custom_env", SERIAL[1:]), ("custom_network", PARALLEL)], ids=["custom_env", "custom_network"]
+)
+def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
+    flags = [*flags, f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]
     with started(tmp_path / "out", EXAMPLES / f"{name}.py", *flags) as run:
         assert run.wait(120) == 0, run.report()
         run.assert_nothing_left()
@@ -186,7 +187,9 @@ def test_a_users_own_module_trains_and_its_audit_holds(name, tmp_path):
     with started(tmp_path / "audit", "-m", "sf_fixpo.audit", tmp_path / "own", f"--import={name}", env=path) as run:
         assert run.wait(60) == 0, run.report()
     if name == "custom_env":
-        with started(
-            tmp_path / "judged", "-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1", env=path
-        ) as run:
+        judge = ("-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1")
+        with started(tmp_path / "judged", *judge, env=path) as run:
             assert run.wait(60) == 0, run.report()
+    else:
+        with started(tmp_path / "without", "-m", "sf_fixpo.audit", tmp_path / "own") as run:
+            assert run.wait(60) == 2, "it was the user's network that was trained"

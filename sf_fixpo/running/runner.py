@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -14,12 +15,12 @@ from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
-from sample_factory.algo.utils.context import reset_global_context, set_global_context
+from sample_factory.algo.utils.context import set_global_context, sf_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import preprocess_cfg
 from sample_factory.envs.env_utils import register_env
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import experiment_dir, log
@@ -215,11 +216,16 @@ class SeededFactory:
 
 
 def registered_context(cfg: Config, make_env: Callable) -> RunContext:
-    """The registry with this run's environment and our actor-critic; it becomes the global one."""
+    """The registry with this run's environment and our actor-critic, which becomes the global one.
+
+    What a user has registered, an encoder, a core, a decoder or a whole actor-critic, stays.
+    """
     context = RunContext()
+    context.model_factory = copy(sf_global_context().model_factory)
     set_global_context(context)
     register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
-    context.model_factory.register_actor_critic_factory(make_actor_critic)
+    if context.model_factory.make_actor_critic_func is default_make_actor_critic_func:
+        context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
 
 
@@ -304,10 +310,11 @@ def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
 
 @contextmanager
 def _global_context(cfg: Config, make_env: Callable) -> Iterator[RunContext]:
+    before = sf_global_context()
     try:
         yield registered_context(cfg, make_env)
     finally:
-        reset_global_context()
+        set_global_context(before)
 
 
 def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -> int:
