@@ -23,14 +23,14 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## install everything, once, and again when setup.py or constraints.txt has changed
+setup: $(STAMP)  ## install everything, once, and again when pyproject.toml or constraints.txt has changed
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
-# torch has no version in setup.py's range that suits every machine, so it is resolved together with the pins: on its own,
+# torch has no version in pyproject.toml's range that suits every machine, so it is resolved together with the pins: on its own,
 # pip would take the newest build, with gigabytes of CUDA libraries.
-$(STAMP): setup.py constraints.txt $(VENV)/pyvenv.cfg
+$(STAMP): pyproject.toml setup.py constraints.txt $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): one to five minutes, once'
 	$(PY) -m pip install -qq -c constraints.txt -e '.[dev]'
 	@mkdir -p $(@D) && touch $@

@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 
+from sf_fixpo.envs.dmlab.loader import load
+
 LEVEL = "contributed/dmlab30/rooms_collect_good_objects_train"
 WIDTH, HEIGHT = 96, 72
 STEPS, SKIP = 8, 4
@@ -24,9 +26,9 @@ def check_frame(frame: np.ndarray) -> list[str]:
 
 def main() -> int:
     """Plays; returns the exit status."""
-    import deepmind_lab  # pyright: ignore[reportMissingImports]  (installed by the stage that runs this)
-
-    lab = deepmind_lab.Lab(LEVEL, ["RGB_INTERLEAVED"], config={"width": str(WIDTH), "height": str(HEIGHT)}, renderer="software")
+    lab = load("deepmind_lab").Lab(
+        LEVEL, ["RGB_INTERLEAVED"], config={"width": str(WIDTH), "height": str(HEIGHT)}, renderer="software"
+    )
     lab.reset(seed=1)
     first = lab.observations()["RGB_INTERLEAVED"].copy()
     faults = check_frame(first)

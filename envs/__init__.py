@@ -59,8 +59,10 @@ def _suite_text(suite: Suite) -> str:
     """One suite's paragraph: a heading, what is missing, and the names, wrapped."""
     missing = suite.missing()
     state = "runs here" if missing is None else f"cannot run here yet: {missing}"
-    names = textwrap.wrap(
-        "  ".join(suite.env_names()), 110, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    if suite.listing is not None:
+        lines = [f"    {line}" for line in suite.listing()]
+    else:
+        names = "  ".join(suite.env_names())
+        lines = textwrap.wrap(names, 110, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
     presets = f"    presets: {', '.join(suite.presets)}" if suite.presets else ""
-    return "\n".join(filter(None, [f"{suite.name}: {suite.description} [{state}]", *names, presets]))
+    return "\n".join(filter(None, [f"{suite.name}: {suite.description} [{state}]", *lines, presets]))

@@ -24,6 +24,8 @@ class Suite:
         description: one line for `--list_envs`.
         env_names: the names known by heart: listed, and searched for near names. A suite with an open-ended set (`gym_<id>`)
             gives its common ones.
+        listing: the suite's lines in `--list_envs`, where its names alone do not say enough; None: the names.
+        notes: what is said on the terminal before a training starts, one line each: what it will take here.
         matches: whether a name belongs to this suite (it may still be unknown to it: see `faults`).
         missing: None where the suite can run on this machine, else what to install, as a command.
         add_args: adds the suite's own flags.
@@ -49,6 +51,8 @@ class Suite:
     make_env: Callable[..., Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     env_flags: tuple[str, ...] = ()
+    listing: Callable[[], list[str]] | None = None
+    notes: Callable[[Any], list[str]] = lambda cfg: []
     faults: Callable[[Any], list[str]] = lambda cfg: []
     tasks: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
     evaluation_envs: Callable[..., tuple[str, ...]] = lambda cfg, split="test": (cfg.env,)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from sf_fixpo import cli
 from sf_fixpo.launcher.backend import BACKENDS, Backend, JobOptions, find_backend
 from sf_fixpo.launcher.secret_values import SecretsFileError, read_secrets
 
@@ -30,10 +31,12 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str):
         """No abbreviations: a flag added later would change what they mean."""
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        cli.add_version(self)
         self.found: list[str] = []
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Reads the command line; what is unknown or cannot be read is in `found`."""
+        cli.complete(self)
         self.found = []
         args, unknown = self.parse_known_args(argv)
         for argument in unknown:

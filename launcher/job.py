@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
+from sf_fixpo import cli
 from sf_fixpo.launcher.backend import JobOptions
 from sf_fixpo.launcher.claims import RUN_MARK, Claim, claim, end_orphans, run_mark
 from sf_fixpo.launcher.progress import UPDATE_LOG, Activity, read_progress
@@ -370,7 +371,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", help="name of the run")
     for option in fields(JobOptions):
         parser.add_argument(f"--{option.name}", default=option.default, type=type(option.default), help="see launcher.run --help")
-    args = vars(parser.parse_args(argv))
+    args = vars(cli.parse(parser, argv))
     try:
         sweep = Sweep.load(args.pop("sweep"))
     except SweepError as exc:

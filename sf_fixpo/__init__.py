@@ -7,8 +7,7 @@ trained policy: `load_config`, `find_checkpoint`, `evaluate_policy`.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,12 +45,6 @@ __all__ = [
     "register_env",
     "run_rl",
 ]
-
-
-def add_version_flag(parser: ArgumentParser) -> None:
-    """Adds `--version`: of this package, and of the two that its figures depend on."""
-    others = ", ".join(f"{name} {metadata.version(name)}" for name in ("sample-factory", "torch"))
-    parser.add_argument("--version", action="version", version=f"sf_fixpo {__version__} ({others})")
 
 
 def __getattr__(name: str) -> Any:

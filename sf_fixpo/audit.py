@@ -30,7 +30,7 @@ from typing import Any
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import log as sample_factory_log
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord, UnreadableError, list_files, load
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 from sf_fixpo.records.verdict import Finding, recompute
@@ -253,7 +253,6 @@ def main(argv: list[str] | None = None) -> int:
         description="Recomputes every KL of an experiment's audit files in float64 and compares it with the bound.",
         epilog="Exit code 0: everything holds. 1: a violation, or no state to check. 2: nothing to audit, or it cannot be read.",
     )
-    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder with config.json and audit/*.pt")
     parser.add_argument("--quiet", action="store_true", help="only the closing lines")
     parser.add_argument(
@@ -264,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="MODULE",
         help="import this module first, which registers encoders, cores or actor-critics with sample-factory; may be repeated",
     )
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     sample_factory_log.setLevel(logging.ERROR)  # it reports every layer it makes
     try:
         import_modules(args.modules)

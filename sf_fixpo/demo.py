@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sf_fixpo import add_version_flag, audit, plot, train
+from sf_fixpo import audit, cli, plot, train
 from sf_fixpo.playing.evaluation import EvalResult, evaluate
 from sf_fixpo.playing.experiment import find_checkpoint, load_config
 
@@ -31,12 +31,11 @@ def standard_errors_apart(agent: EvalResult, other: EvalResult) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Runs the demonstration; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.demo", description=(__doc__ or "").split("\n", 1)[0])
-    add_version_flag(parser)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of training")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="to play afterwards, for each agent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_dir", type=Path, default=Path("train_dir"))
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     console = Console()
 
     console.rule(f"1. FixPO on {ENV}, {args.minutes:g} minutes")

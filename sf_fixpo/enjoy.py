@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.playing.evaluation_worker import MAX_STEPS, PolicyAgent, Slots, one_action, set_log_level
@@ -304,7 +304,6 @@ def choose_config(directory: Path, env: str | None) -> AttrDict:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.enjoy", description=(__doc__ or "").split("\n", 1)[0])
-    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--env", help="another environment or level; default: the first that the run is evaluated on")
@@ -322,7 +321,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=int, help=f"draw frames so many times larger; default: to {USUAL_HEIGHT} pixels or more")
     parser.add_argument("--max_steps", type=int, default=MAX_STEPS, help="leave an episode after so many steps")
     parser.add_argument("--no_overlay", action="store_true", help="the frames alone")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     for name, least in (("episodes", 1), ("seed", 0), ("policy_id", 0), ("scale", 1), ("max_steps", 1)):
         value = getattr(args, name)
         if value is not None and value < least:

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
@@ -39,7 +39,6 @@ from sf_fixpo.playing.experiment import SPLITS, BadInputError, find_checkpoint, 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=(__doc__ or "").split("\n", 1)[0])
-    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--episodes", type=int, default=50, help="of each level")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
@@ -57,8 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
-    args = parser.parse_args(argv)
-    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("max_steps", 1), ("seed", 0), ("policy_id", 0)):
+    args = cli.parse(parser, argv)
+    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("seed", 0), ("policy_id", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: must be an integer >= {least}")
     if args.random and (args.checkpoint or args.deterministic):

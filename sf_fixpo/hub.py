@@ -28,7 +28,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from requests import RequestException
 from sample_factory.utils.utils import experiment_dir
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.envs import UnknownEnvError, find_suite
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.playing.experiment import BadInputError, find_checkpoint
@@ -298,7 +298,6 @@ def push_finished_run(cfg: Any) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.hub", description=(__doc__ or "").split("\n", 1)[0])
-    add_version_flag(parser)
     parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="made where it does not exist")
     parser.add_argument(
@@ -307,7 +306,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
     parser.add_argument("--private", action="store_true", help="make it a private repository")
     parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write what would be published there, and publish nothing")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     if found := repo_faults(args.repo):
         parser.error(f"--repo={args.repo}: {found[0]}")
     if args.policy_id < 0:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.records.health import describe
 from sf_fixpo.records.run_logs import Experiment, LogError, read_config, read_experiment, read_trace
 
@@ -274,13 +274,12 @@ def make_figure(directories: Sequence[Path], trace: bool, x: str, policy_id: int
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 where something to plot is missing."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.plot", description="Plots experiments from their logs.")
-    add_version_flag(parser)
     parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="experiment folder")
     parser.add_argument("--out", type=Path, help="PNG file; default: plot.png or trace.png in the first folder")
     parser.add_argument("--trace", action="store_true", help="draw trace.jsonl, every gradient step (the paper's Figure 2)")
     parser.add_argument("--x", choices=tuple(X_LABELS), default="env_steps", help="horizontal axis")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     out = args.out or args.dirs[0] / ("trace.png" if args.trace else "plot.png")
     try:
         figure = make_figure(args.dirs, args.trace, args.x, args.policy_id)

@@ -11,14 +11,13 @@ there is no such script.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 import sample_factory.cfg.arguments as sf_arguments
 import sample_factory.train as sf_train
 
-from sf_fixpo import add_version_flag, api
+from sf_fixpo import api, cli
 from sf_fixpo.running.scripts import ScriptError, run_script
 
 _called = False
@@ -43,9 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if argv else api.BAD_INPUT
     if argv[0] == "--version":
-        parser = argparse.ArgumentParser(prog="fixpo-run")
-        add_version_flag(parser)
-        parser.parse_args(argv[:1])
+        print(cli.version_line())
+        return 0
     name, *flags = argv
     script = {"path" if name.endswith(".py") else "module": name, "argv": flags}
     take_over()

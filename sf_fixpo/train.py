@@ -14,7 +14,7 @@ from rich.console import Console
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo import add_version_flag
+from sf_fixpo import cli
 from sf_fixpo.api import EXIT_STATUS, exit_status
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
@@ -24,13 +24,15 @@ from sf_fixpo.running.runner import run_fixpo
 from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
 from sf_fixpo.running.supervision import end_when_preempted, set_console_log_level
 
+_ANY_ENV = "--env=gym_CartPole-v1"
+
 
 def _add_program_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("program")
     group.add_argument(
         "--preset", default="paper", help="Defaults of all flags for the environment's suite; --list_envs has them"
     )
-    add_version_flag(parser)
+    cli.add_version(group)
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
 
 
@@ -97,20 +99,34 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     return cfg
 
 
+def _complete(words: list[str]) -> None:
+    """Answers a shell that wants flags: those of the environment that is named already, if it is."""
+    env = next((word for word in reversed(words) if word.startswith("--env=")), _ANY_ENV)
+    try:
+        parser, _ = _make_parser([env])
+    except BadInputError:
+        parser, _ = _make_parser([_ANY_ENV])
+    cli.complete(parser)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if "--list_envs" in argv:
-        print(list_envs())
+    if (words := cli.words_to_complete()) is not None:
+        _complete(words)
+    if "--version" in argv or "--list_envs" in argv:
+        print(cli.version_line() if "--version" in argv else list_envs())
         return 0
-    if {"-h", "--help", "--version"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
-        argv = ["--env=gym_CartPole-v1", *argv]  # sample-factory's parser asks for an environment even to print its help
+    if {"-h", "--help"} & set(argv) and not any(arg.startswith("--env") for arg in argv):
+        argv = [_ANY_ENV, *argv]  # sample-factory's parser asks for an environment even to print its help
     set_console_log_level("warning")
     end_when_preempted()
 
     def train() -> int:
         cfg = parse_cfg(argv)
         set_console_log_level(cfg.log_level)
+        for line in find_suite(cfg.env).notes(cfg):
+            print(f"fixpo-train: {line}", file=sys.stderr)
         status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
         return push_finished_run(cfg) if status == 0 and cfg.push_to_hub else status
 

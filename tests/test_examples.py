@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
+from statistics import fmean
 
 import gymnasium as gym
 import pytest
 import torch
 from busy import BUSY
-from programs import started
+from programs import PARALLEL, SERIAL, rows_of, started
 
 from benchmarks.synthetic import make_batch, make_learner, small_shape
 
-MINIMAL = Path(__file__).resolve().parents[1] / "examples" / "fixpo_minimal.py"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+MINIMAL = EXAMPLES / "fixpo_minimal.py"
 
 # sample-factory's layers of a shared MLP -> the example's
 LAYERS = {
@@ -141,3 +144,52 @@ def test_it_learns_cartpole_in_two_minutes(seed, tmp_path):
     with started(tmp_path, MINIMAL, f"--seed={seed}") as run:
         assert run.wait(120) == 0, run.report()
     assert float(run.stdout.splitlines()[-1].removeprefix("evaluation return ")) >= 475
+
+
+# -- FixPO in a loop of another kind
+
+
+def test_fixpo_in_a_cleanrl_loop_keeps_the_bound_and_is_short(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import fixpo_in_cleanrl
+
+    assert len((EXAMPLES / "fixpo_in_cleanrl.py").read_text().splitlines()) < 60
+    # a learning rate that leaves the trust region in every update, and is brought back
+    largest = [kl_max for kl_max, _ in fixpo_in_cleanrl.train(updates=4, learning_rate=1e-2)]
+    assert all(0 < kl_max <= fixpo_in_cleanrl.EPS_KL for kl_max in largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fixpo_in_a_cleanrl_loop_learns_cartpole(seed, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import fixpo_in_cleanrl
+
+    log = list(fixpo_in_cleanrl.train(seed=seed))
+    assert max(kl_max for kl_max, _ in log) <= fixpo_in_cleanrl.EPS_KL
+    assert log[0][1] < 60
+    assert 1 / fmean(1 / length for _, length in log[-20:]) > 300
+
+
+# -- environments and networks of a user's own
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [("custom_env", SERIAL[1:]), ("custom_network", PARALLEL)], ids=["custom_env", "custom_network"]
+)
+def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
+    flags = [*flags, f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]
+    with started(tmp_path / "out", EXAMPLES / f"{name}.py", *flags) as run:
+        assert run.wait(120) == 0, run.report()
+        run.assert_nothing_left()
+    assert len(rows_of(tmp_path / "own")) >= 3
+    path = {"PYTHONPATH": f"{EXAMPLES}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with started(tmp_path / "audit", "-m", "sf_fixpo.audit", tmp_path / "own", f"--import={name}", env=path) as run:
+        assert run.wait(60) == 0, run.report()
+    if name == "custom_env":
+        judge = ("-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1")
+        with started(tmp_path / "judged", *judge, env=path) as run:
+            assert run.wait(60) == 0, run.report()
+    else:
+        with started(tmp_path / "without", "-m", "sf_fixpo.audit", tmp_path / "own") as run:
+            assert run.wait(60) == 2, "it was the user's network that was trained"

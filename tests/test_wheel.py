@@ -43,7 +43,7 @@ def test_the_wheel_has_one_root_and_everything_below_it(wheel):
     modules = {
         name if name.startswith("sf_fixpo/") else f"sf_fixpo/{name}" for name in tracked.stdout.split() if name.endswith(".py")
     }
-    assert modules <= set(names)
+    assert modules | {"sf_fixpo/py.typed"} <= set(names)
 
 
 def test_a_user_with_an_envs_and_a_launcher_package_trains_evaluates_and_launches(wheel, tmp_path):

@@ -5,7 +5,7 @@ The paper trains on three of these levels. Scores on the stand-in are not DMLab-
 
 from __future__ import annotations
 
-import importlib.util
+import os
 from argparse import ArgumentParser
 from pathlib import Path
 from types import MappingProxyType
@@ -16,17 +16,63 @@ from sf_fixpo.envs.suite import Suite
 
 PREFIX = "dmlab_30_"
 _ENGINES = ("auto", "deepmind_lab", "vizdoom")
+_DATASET = "~/datasets/brady_konkle_oliva2008"
+_IMAGES = ("0001.png", "2400.png")  # the first and the last
+# FixPO's learner with the network of the paper preset: 356 samples/s of 4 frames each (docs/benchmarks.md).
+_PAPER_FRAMES_PER_SECOND = 1_424
 _LARGEST = {"res_w": 1024, "res_h": 768}  # what the stand-in can render
 
 
 def env_names() -> tuple[str, ...]:
-    """The levels and sets of levels that the engine of this machine plays."""
+    """The sets of levels and the thirty levels, whichever engine this machine has."""
+    from sf_fixpo.envs.dmlab import names
+
+    return (*names.LEVEL_SETS, *map(names.env_name, names.DMLAB30_LEVELS))
+
+
+def listing() -> list[str]:
+    """The lines of `--list_envs`: each set and level, and what it needs to run here."""
+    from sf_fixpo.envs.dmlab import engines
+
+    real = engines.lack(engines.DEEPMIND_LAB)
+    names = env_names()
+    width = max(map(len, names))
+    return [
+        *([f"DeepMind Lab {real}: --dmlab_engine=auto takes the stand-in, ViZDoom"] if real else []),
+        *(f"{name:<{width}}  {needs(name) or 'runs here'}" for name in names),
+        "of each level also <name>_test, its variant for evaluation, which needs the same",
+    ]
+
+
+def needs(env_name: str) -> str | None:
+    """What this machine lacks for a set or a level; None where it can be played with the default flags.
+
+    Args:
+        env_name: one of `env_names()`.
+    """
     from sf_fixpo.envs.dmlab import engines, names
 
-    playable = engines.playable_levels(engines.choose_engine(engines.AUTO) or engines.DEEPMIND_LAB)
-    sets = [name for name, levels in names.LEVEL_SETS.items() if set(levels) <= set(playable)]
-    train = [level for level in names.DMLAB30_LEVELS if level in playable]
-    return (*sets, *map(names.env_name, train), *(names.env_name(names.test_level(level)) for level in train))
+    engine = engines.choose_engine(engines.AUTO)
+    playable = engines.playable_levels(engine) if engine else ()
+    levels = names.levels_of(env_name)
+    here = [level for level in levels if names.level_file(level) in playable]
+    showing = [level for level in levels if names.needs_dataset(level)]
+    found = []
+    if len(here) < len(levels):
+        found.append("DeepMind Lab")
+    if showing and dataset_fault(_DATASET):
+        found.append(f"the images of Brady et al. (2008), --dmlab_dataset={_DATASET}")
+    some = f" ({len(here)} of {len(levels)} levels run here: --dmlab_levels=a,b)" if found and len(here) > 1 else ""
+    return f"needs {', '.join(found)}{some}" if found else None
+
+
+def dataset_fault(folder: str) -> str | None:
+    """What is wrong with `--dmlab_dataset`: DeepMind Lab itself does not say that its images are not there."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        return "no such folder"
+    absent = next((name for name in _IMAGES if not (path / name).is_file()), None)
+    return absent and f"no {absent} in it, of {_IMAGES[0]} to {_IMAGES[-1]}"
 
 
 def matches(env_name: str) -> bool:
@@ -49,10 +95,10 @@ def evaluation_envs(cfg: Any, split: str = "test") -> tuple[str, ...]:
 
 
 def missing() -> str | None:
-    """None where one of the engines is installed, else the command that installs the stand-in."""
-    if any(importlib.util.find_spec(name) is not None for name in ("deepmind_lab", "vizdoom")):
-        return None
-    return "pip install 'vizdoom>=1.2.4'"
+    """None where one of the engines can be used, else why neither can, and the command that installs the stand-in."""
+    from sf_fixpo.envs.dmlab import engines
+
+    return None if engines.choose_engine(engines.AUTO) else engines.missing_message(engines.AUTO)
 
 
 def resolve_engine(cfg: Any) -> str:
@@ -119,7 +165,7 @@ def add_args(parser: ArgumentParser) -> None:
         "--dmlab_dataset",
         "--dmlab30_dataset",
         dest="dmlab_dataset",
-        default="~/datasets/brady_konkle_oliva2008",
+        default=_DATASET,
         help="Folder of the images that the two psychlab memory levels show (DeepMind Lab only)",
     )
 
@@ -166,11 +212,10 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
     speaking = [level for level in levels if level.startswith("language_")]
     if speaking and not cfg.dmlab_with_instructions:
         found.append(f"--dmlab_with_instructions=False: {', '.join(speaking)} cannot be solved without; use True")
-    folder = Path(cfg.dmlab_dataset).expanduser()
-    showing = [level for level in levels if level.removesuffix("_test") in names.NEED_DATASET]
-    if engine == engines.DEEPMIND_LAB and showing and not folder.is_dir():
+    showing = [level for level in levels if names.needs_dataset(level)]
+    if engine == engines.DEEPMIND_LAB and showing and (fault := dataset_fault(cfg.dmlab_dataset)):
         found.append(
-            f"--dmlab_dataset={cfg.dmlab_dataset}: no such folder; {', '.join(showing)} of DMLab-30 show the images of Brady et "
+            f"--dmlab_dataset={cfg.dmlab_dataset}: {fault}; {', '.join(showing)} of DMLab-30 show the images of Brady et "
             "al. (2008), which are not part of DeepMind Lab: its folder data/brady_konkle_oliva2008 says how to get them. "
             f"To do without: --env={names.ALL} --dmlab_levels=..."
         )
@@ -180,6 +225,30 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
             f"--num_workers={workers}: must be a multiple of the {len(levels)} levels with --dmlab_one_task_per_worker=True"
         )
     return found
+
+
+def notes(cfg: Any) -> list[str]:
+    """How long the paper preset takes where there is no GPU, and what the other preset would do; nothing for short runs.
+
+    Args:
+        cfg: the parsed flags, with `preset`, `device`, `train_for_env_steps` (frames) and `train_for_seconds`.
+    """
+    if cfg.preset != "paper" or cfg.device != "cpu":
+        return []
+    cores = len(os.sched_getaffinity(0))
+    rate = _PAPER_FRAMES_PER_SECOND * max(1.0, cores / 2)
+    hours = min(cfg.train_for_env_steps / rate, cfg.train_for_seconds) / 3600
+    if hours < 1:
+        return []
+    paper = (
+        f"--preset=paper, the default, without a GPU: at least {hours:,.0f} hours here for {cfg.train_for_env_steps:,} frames "
+        f"({cores} CPU cores, {rate:,.0f} frames/s: two cores were measured at {_PAPER_FRAMES_PER_SECOND:,}, the learner alone)."
+    )
+    laptop = (
+        "--preset=laptop trains a small network on 4,000,000 frames instead: about 9 minutes on two cores, for a mean return of "
+        "+7 of 10 on the stand-in's rooms_collect_good_objects. This run goes on with the paper's settings; Ctrl-C stops it."
+    )
+    return [paper, laptop]
 
 
 def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
@@ -193,6 +262,8 @@ SUITE = Suite(
     name="dmlab",
     description="levels of DMLab-30, on DeepMind Lab or its ViZDoom stand-in",
     env_names=env_names,
+    listing=listing,
+    notes=notes,
     matches=matches,
     missing=missing,
     add_args=add_args,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import multiprocessing
 import sys
 from types import ModuleType
@@ -12,12 +11,12 @@ from typing import Any
 from sample_factory.utils.utils import log
 from sf_examples.dmlab.dmlab30 import LEVEL_MAPPING
 
+from sf_fixpo.envs.dmlab import loader
+
 DEEPMIND_LAB = "deepmind_lab"
 VIZDOOM = "vizdoom"
 AUTO = "auto"
 CHOICES = (AUTO, DEEPMIND_LAB, VIZDOOM)
-
-_MODULES = {DEEPMIND_LAB: "deepmind_lab", VIZDOOM: "sf_fixpo.envs.dmlab.stand_in.engine"}
 
 INSTALL = {
     DEEPMIND_LAB: (
@@ -28,15 +27,14 @@ INSTALL = {
 }
 
 
-def installed(engine: str) -> bool:
-    """Whether an engine can be imported; it is not imported to find out."""
-    # A module that was put into sys.modules by hand has no spec, and find_spec would raise.
-    return engine in sys.modules or importlib.util.find_spec(engine) is not None
+def lack(engine: str) -> str | None:
+    """Why an engine cannot be used on this machine, as the end of a sentence that begins with `it`; None where it can."""
+    return loader.lack(engine)
 
 
 def installed_engines() -> tuple[str, ...]:
-    """The engines of this machine, the real one first."""
-    return tuple(engine for engine in (DEEPMIND_LAB, VIZDOOM) if installed(engine))
+    """The engines that can be used on this machine, the real one first."""
+    return tuple(engine for engine in (DEEPMIND_LAB, VIZDOOM) if lack(engine) is None)
 
 
 def playable_levels(engine: str) -> tuple[str, ...]:
@@ -59,11 +57,11 @@ def choose_engine(asked: str) -> str | None:
         asked: one of `CHOICES`.
 
     Returns:
-        `deepmind_lab` or `vizdoom`; None where the one asked for, or every one, is missing.
+        `deepmind_lab` or `vizdoom`; None where the one asked for, or every one, cannot be used.
     """
     if asked == AUTO:
         return next(iter(installed_engines()), None)
-    return asked if installed(asked) else None
+    return asked if lack(asked) is None else None
 
 
 def resolve_engine(cfg: Any) -> str:
@@ -78,16 +76,18 @@ def resolve_engine(cfg: Any) -> str:
         `deepmind_lab` or `vizdoom`.
 
     Raises:
-        ModuleNotFoundError: the engine is not installed; the message says how to install it.
+        ImportError: the engine cannot be used; the message says why, and what to do.
     """
     asked = cfg.dmlab_engine
+    if asked != AUTO and loader.found(asked):
+        return asked  # in every worker: its import, which follows, says what is wrong with it
     engine = choose_engine(asked)
     if engine is None:
-        raise ModuleNotFoundError(f"--dmlab_engine={asked}: {missing_message(asked)}")
+        raise ImportError(f"--dmlab_engine={asked}: {missing_message(asked)}")
     if asked == AUTO and engine == VIZDOOM and multiprocessing.parent_process() is None:
         log.warning(
-            "DeepMind Lab is not installed: --dmlab_engine=auto takes the ViZDoom stand-in, which has other pixels and physics. "
-            "Scores on it are not DMLab-30 scores and cannot be compared with published ones."
+            f"DeepMind Lab {lack(DEEPMIND_LAB)}: --dmlab_engine=auto takes the ViZDoom stand-in, which has other pixels and "
+            "physics. Scores on it are not DMLab-30 scores and cannot be compared with published ones."
         )
     cfg.dmlab_engine = engine
     return engine
@@ -96,8 +96,10 @@ def resolve_engine(cfg: Any) -> str:
 def missing_message(asked: str) -> str:
     """Why an engine cannot be had, and what to do about it."""
     if asked == DEEPMIND_LAB:
-        return f"it is not installed; {INSTALL[DEEPMIND_LAB]}, or take the stand-in with --dmlab_engine={VIZDOOM}"
-    return f"no engine is installed; {INSTALL[VIZDOOM]}"
+        how = "envs/dmlab/README.md says what a build needs" if loader.found(asked) else INSTALL[asked]
+        return f"it {lack(asked)}; {how}, or take the stand-in with --dmlab_engine={VIZDOOM}"
+    stand_in = f"the stand-in, ViZDoom, {lack(VIZDOOM)}; {INSTALL[VIZDOOM]}"
+    return stand_in if asked == VIZDOOM else f"DeepMind Lab {lack(DEEPMIND_LAB)}, and {stand_in}"
 
 
 def engine_module(engine: str) -> ModuleType:
@@ -109,20 +111,25 @@ def engine_module(engine: str) -> ModuleType:
     Raises:
         ImportError: it is not installed, or broken.
     """
-    return importlib.import_module(_MODULES[engine])
+    if engine == DEEPMIND_LAB:
+        return loader.load(DEEPMIND_LAB)
+    return importlib.import_module("sf_fixpo.envs.dmlab.stand_in.engine")
 
 
 def sample_factory_tables() -> ModuleType:
     """sample-factory's `dmlab_gym`, for its action sets.
 
-    It imports deepmind_lab at its top. Where that is missing, the stand-in takes the name for the time of the import only:
+    It imports deepmind_lab at its top. Where that cannot be had, the stand-in takes the name for the time of the import only:
     afterwards `import deepmind_lab` fails as before, so that nobody takes the one for the other.
 
     Raises:
-        ImportError: neither engine is installed.
+        ImportError: no engine can be imported.
     """
     name = "sf_examples.dmlab.dmlab_gym"
-    if name in sys.modules or installed(DEEPMIND_LAB):
+    if name in sys.modules:
+        return sys.modules[name]
+    if lack(DEEPMIND_LAB) is None:
+        engine_module(DEEPMIND_LAB)
         return importlib.import_module(name)
     sys.modules[DEEPMIND_LAB] = engine_module(VIZDOOM)
     try:

@@ -16,7 +16,8 @@ from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFF
 
 from sf_fixpo.envs.dmlab import engines
 from sf_fixpo.envs.dmlab.cache.level_cache import LevelCache, make_level_cache
-from sf_fixpo.envs.dmlab.names import is_hold_out, level_path, levels_of
+from sf_fixpo.envs.dmlab.loader import COMPILER_FAILED
+from sf_fixpo.envs.dmlab.names import is_hold_out, level_path, levels_of, needs_dataset
 from sf_fixpo.envs.dmlab.workspace import Workspace
 from sf_fixpo.envs.seeding import env_seeds
 
@@ -70,6 +71,7 @@ class DmLabEnv(gymnasium.Env):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
         engine = engines.resolve_engine(cfg)
+        module = engines.engine_module(engine)
         tables = engines.sample_factory_tables()
         actions = tables.EXTENDED_ACTION_SET if cfg.dmlab_extended_action_set else tables.ACTION_SET
         self.level_name = level
@@ -105,7 +107,7 @@ class DmLabEnv(gymnasium.Env):
             workspace = Workspace()
             temp_folder = str(workspace.path)
             self._remove_files = weakref.finalize(self, workspace.remove)
-        self._lab = engines.engine_module(engine).Lab(
+        self._lab = module.Lab(
             level_path(level),
             self._engine_observations,
             config=lab_config(level, cfg, env_config),
@@ -138,9 +140,9 @@ class DmLabEnv(gymnasium.Env):
         try:
             self._lab.reset(seed=episode_seed)
         except RuntimeError as error:
+            hint = start_hint(self.level_name, str(error), self._cfg)
             raise RuntimeError(
-                f"{self.level_name}, seed {episode_seed}: no episode could be started: {error} "
-                f"[two psychlab levels need the images of Brady et al. 2008 in --dmlab_dataset={self._cfg.dmlab_dataset}]"
+                " ".join(filter(None, [f"{self.level_name}, seed {episode_seed}: no episode could be started: {error}", hint]))
             ) from error
         self._return, self._frames = 0.0, 0
         self._observe()
@@ -196,6 +198,22 @@ class DmLabEnv(gymnasium.Env):
         if TASK_ID in self._observed:
             observation[TASK_ID] = np.array([self.task_id], np.int32)
         return observation
+
+
+def start_hint(level: str, said: str, cfg: Any) -> str:
+    """What may be behind an episode that could not be started; empty where nothing is known.
+
+    Args:
+        level: its name.
+        said: by the engine.
+        cfg: the parsed flags.
+    """
+    hints = []
+    if needs_dataset(level):
+        hints.append(f"[this level shows the images of Brady et al. 2008, --dmlab_dataset={cfg.dmlab_dataset}]")
+    if "compile map" in said:
+        hints.append(f"[{COMPILER_FAILED}]")
+    return " ".join(hints)
 
 
 @lru_cache(maxsize=4096)

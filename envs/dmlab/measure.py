@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_fixpo.envs.dmlab import SUITE, env_names
+from sf_fixpo import cli
+from sf_fixpo.envs.dmlab import SUITE
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def main() -> None:
     """Parses the flags, plays, prints one line."""
     parser = ArgumentParser(description=__doc__)
     SUITE.add_args(parser)
-    parser.add_argument("--env", default=env_names()[0], help="Environment name")
+    parser.add_argument("--env", default="dmlab_30_rooms_collect_good_objects", help="Environment name")
     parser.add_argument("--episodes", default=120, type=int, help="Episodes to play, at least 2")
     parser.add_argument("--seed", default=0, type=int, help="Of the episodes and of the agent")
     parser.add_argument("--env_frameskip", default=4, type=int, help="Frames a step")
     parser.set_defaults(pixel_format="CHW")
-    cfg = parser.parse_args()
+    cfg = cli.parse(parser, None)
     faults = SUITE.faults(cfg)
     if faults or cfg.episodes < 2:
         parser.error("\n".join(faults) or f"--episodes={cfg.episodes}: must be at least 2")

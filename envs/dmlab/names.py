@@ -39,6 +39,11 @@ def dmlab30_level(env_name: str) -> str | None:
     return next((level for level in (name, f"{name}_train") if level in known), None)
 
 
+def needs_dataset(level: str) -> bool:
+    """Whether a level, or the one it is the test variant of, shows the images that are not part of DeepMind Lab."""
+    return level.removesuffix(_TEST) in NEED_DATASET
+
+
 def test_level(level: str) -> str:
     """The variant of a training level on which DMLab-30 is evaluated."""
     return level.removesuffix("_train").removesuffix(_TEST) + _TEST

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -274,19 +273,6 @@ class Lab(StandIn):
     done = run(sys.executable, DOCKER / "dmlab_smoke.py", cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"})
     assert done.returncode == 1
     assert said in done.stderr
-
-
-def test_the_loader_that_replaces_upstreams_loads_a_compiled_module(tmp_path):
-    """With a compiled module of Python's own in the place of deepmind_lab.so."""
-    source = next(path for path in Path(json.__file__).parents[1].glob("lib-dynload/_json*.so"))
-    package = tmp_path / "_json"
-    package.mkdir()
-    shutil.copy(source, package / "deepmind_lab.so")
-    loader = (DOCKER / "install_dmlab.sh").read_text().split("<<'LOADER'\n")[1].split("\nLOADER\n")[0]
-    (package / "__init__.py").write_text(loader)
-    show = "import _json; print(_json.__file__, _json.scanstring('\"x\"', 1))"
-    done = run(sys.executable, "-W", "error", "-c", show, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert done.stdout == f"{package / 'deepmind_lab.so'} ('x', 3)\n", done.stderr
 
 
 def test_installing_dmlab_without_a_wheel_says_what_to_give(tmp_path):

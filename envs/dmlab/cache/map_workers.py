@@ -13,6 +13,14 @@ from typing import Any
 
 from sf_fixpo.envs.dmlab import engines, names
 from sf_fixpo.envs.dmlab.cache.level_cache import LevelCache, cache_folder
+from sf_fixpo.envs.dmlab.loader import COMPILER_FAILED, ending
+
+_CAUSES = {
+    1: "DeepMind Lab ends the process so where the file of a map is missing",
+    -signal.SIGABRT: COMPILER_FAILED,
+    128 + signal.SIGABRT: COMPILER_FAILED,
+    -signal.SIGKILL: "most often the system's, which ran out of memory",
+}
 
 
 class Compiler:
@@ -147,9 +155,9 @@ class Worker:
                 return seed, self._connection.recv()
         self._process.join()
         self.is_dead = True
-        code = self._process.exitcode
-        why = " (DeepMind Lab ends the process so where the file of a map is missing)" if code == 1 else ""
-        return seed, f"the worker ended with exit code {code} at seed {seed}{why}"
+        code = self._process.exitcode or 0
+        why = _CAUSES.get(code, "")
+        return seed, f"the worker ended with {ending(code)} at seed {seed}{why and f' ({why})'}"
 
     def dismiss(self) -> None:
         """Lets it end after the map that it is at."""

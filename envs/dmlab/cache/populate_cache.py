@@ -25,6 +25,7 @@ from sf_examples.dmlab.dmlab30 import (
     DMLAB30_LEVELS_THAT_USE_LEVEL_CACHE,
 )
 
+from sf_fixpo import cli
 from sf_fixpo.envs.dmlab import SUITE, engines, names
 from sf_fixpo.envs.dmlab.cache.level_cache import SEEDS, cache_faults, cache_folder, index_path, parse_index, uses_cache
 from sf_fixpo.envs.dmlab.cache.map_workers import Worker
@@ -246,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         nothing, 130 after Ctrl-C.
     """
     parser = make_parser()
-    cfg = parser.parse_args(argv)
+    cfg = cli.parse(parser, argv)
     cfg.dmlab_use_level_cache = True
     engine = engines.choose_engine(cfg.dmlab_engine)
     if engine is None:

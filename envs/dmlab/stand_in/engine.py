@@ -18,7 +18,6 @@ from sf_fixpo.envs.dmlab.stand_in.doom import LARGEST_SIZE, Doom
 from sf_fixpo.envs.dmlab.stand_in.levels import LEVELS, episode_rng, find_level
 from sf_fixpo.envs.dmlab.stand_in.motion import (
     DEGREES_PER_PIXEL,
-    FRAMES_PER_SECOND,
     FRAMES_PER_TIC,
     Vector,
     Walker,
@@ -121,10 +120,6 @@ class Lab:
     def action_spec(self) -> list[dict[str, Any]]:
         """Name and range of the seven numbers of an action."""
         return [{"name": name, "min": low, "max": high} for name, low, high in _ACTIONS]
-
-    def fps(self) -> int:
-        """Frames a second."""
-        return FRAMES_PER_SECOND
 
     def num_steps(self) -> int:
         """Frames since the last reset."""

@@ -19,7 +19,6 @@ from sf_fixpo.envs.dmlab import engines
 
 FORWARD = np.array([0, 0, 0, 1, 0, 0, 0], np.intc)
 COMPILED = "contributed/dmlab30/explore_goal_locations_small"
-NEEDS_IMAGES = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ def test_specs(make_lab, level):
     assert specs["RGB_INTERLEAVED"]["dtype"] is np.uint8
     assert tuple(specs["RGB_INTERLEAVED"]["shape"]) == (72, 96, 3)
     assert specs["INSTR"]["dtype"] is str
-    assert lab.fps() == 60
     assert not lab.is_running()
 
 
@@ -156,12 +154,19 @@ def test_reset_without_a_seed_draws_one(make_lab):
     assert len(starts) == 3
 
 
-@pytest.mark.parametrize("seed", [np.int64(3), np.int32(3), 2**31, 2**63, "3", 1.5])
-def test_a_seed_that_is_no_small_python_int_is_refused(make_lab, seed):
+@pytest.mark.parametrize("seed", [np.int64(3), np.int32(3), "3", 1.5])
+def test_a_seed_that_is_no_python_int_is_refused(make_lab, seed):
+    """How large one may be is the engine's business: DeepMind Lab has no limit, and ours are below 2**31."""
     lab = make_lab()
     with pytest.raises((ValueError, TypeError)):
         lab.reset(seed=seed)
-    lab.reset(seed=2**31 - 1)
+
+
+def test_the_seeds_that_we_give_are_accepted(make_lab):
+    lab = make_lab()
+    for seed in (0, 2**31 - 1):
+        lab.reset(seed=seed)
+        assert lab.is_running()
 
 
 @every_paper_level
@@ -297,27 +302,6 @@ def test_a_level_cache_is_accepted(make_lab, level, keeps):
     assert all(type(key) is str and type(path) is str for key, path in cache.calls)
 
 
-def has_level(make_lab, path, config):
-    """Whether the engine makes a Lab of it."""
-    try:
-        make_lab(path, config=config)
-    except RuntimeError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("name", NEEDS_IMAGES)
-def test_a_level_without_its_images_is_an_error(make_lab, tmp_path, name):
-    path, config = f"contributed/dmlab30/{name}", {**SIZE, "datasetPath": str(tmp_path / "none")}
-    if has_level(make_lab, path, config):
-        lab = make_lab(path, config=config)
-        with pytest.raises(RuntimeError):
-            lab.reset(seed=1)
-    else:
-        with pytest.raises(RuntimeError, match="Level not found"):
-            make_lab(path, config=config)
-
-
 def test_several_labs_in_one_process_do_not_meet(make_lab):
     alone = make_lab()
     alone.reset(seed=7)
@@ -357,7 +341,8 @@ def play_in_a_process(engine, folder, end):
     code = f"""
 import os, sys, threading
 import numpy as np
-from {engine.__name__} import Lab
+from sf_fixpo.envs.dmlab.loader import load
+Lab = load("{engine.__name__}").Lab
 lab_action = np.zeros(7, np.intc)
 lab = Lab("{NONMATCHING}", ["RGB_INTERLEAVED"], config={SIZE})
 lab.reset(seed=1)

@@ -156,7 +156,13 @@ def test_levels_that_need_images_or_words_say_so_before_training(lab, tmp_path):
     assert "Brady" in fault
     (fault,) = SUITE.faults(make_cfg(env="dmlab_30_psychlab_continuous_recognition_test", **real))
     assert "psychlab_continuous_recognition_test" in fault
-    assert SUITE.faults(make_cfg(env="dmlab_30", **{**real, "dmlab_dataset": str(tmp_path)})) == []
+    images = {**real, "dmlab_dataset": str(tmp_path)}
+    (fault,) = SUITE.faults(make_cfg(env="dmlab_30", **images))
+    assert "no 0001.png in it, of 0001.png to 2400.png" in fault, "the engine itself would not say so"
+    (tmp_path / "0001.png").touch()
+    assert "no 2400.png in it" in SUITE.faults(make_cfg(env="dmlab_30", **images))[0]
+    (tmp_path / "2400.png").touch()
+    assert SUITE.faults(make_cfg(env="dmlab_30", **images)) == []
     assert SUITE.faults(make_cfg(env="dmlab_30_psychlab_visual_search", **real)) == []
     (fault,) = SUITE.faults(
         make_cfg(env="dmlab_30_language_execute_random_task", dmlab_engine="deepmind_lab", dmlab_with_instructions=False)

@@ -81,7 +81,7 @@ def test_the_program_fills_the_cache_through_the_death_of_a_worker_and_goes_on_w
         workers[0].kill()
         assert run.wait(60) == 0, run.report()
         run.assert_nothing_left()
-        assert "the worker ended with exit code -9 at seed" in run.stdout
+        assert "the worker ended with SIGKILL, status 137 at seed" in run.stdout
         assert "20 maps added" in run.stdout
     assert counts(tmp_path) == [10, 10]
     before = [index_of(tmp_path, level) for level in LEVELS]
@@ -107,8 +107,10 @@ def test_ctrl_c_keeps_what_is_there(tmp_path):
 
 
 def test_levels_that_yield_nothing_are_given_up_and_the_others_filled(tmp_path):
-    levels = f"--levels={','.join((*LEVELS, 'skymaze_irreversible_path_hard', 'lasertag_one_opponent_small'))}"
+    others = ("skymaze_irreversible_path_hard", "lasertag_one_opponent_small", "explore_object_rewards_few")
+    levels = f"--levels={','.join((*LEVELS, *others))}"
     faults = {"COMPILING_LAB_BREAKS": "rooms_keys", "COMPILING_LAB_REFUSES": "skymaze", "COMPILING_LAB_DEAF": "lasertag"}
+    faults["COMPILING_LAB_ABORTS"] = "explore_object_rewards"
     with populate(tmp_path, levels, "--count=3", "--workers=2", **faults) as run:
         assert run.wait(90) == 1, run.report()
         out = run.stdout
@@ -117,4 +119,6 @@ def test_levels_that_yield_nothing_are_given_up_and_the_others_filled(tmp_path):
     assert "rooms_keys_doors_puzzle: 0 of 3 maps" in out
     assert "Level not found" in out
     assert "lasertag_one_opponent_small: the engine did not ask the level cache for a map" in out
-    assert out.count("given up after 3 failures in a row") == 3
+    assert "explore_object_rewards_few: the worker ended with SIGABRT, status 134 at seed" in out
+    assert "q3map2 and bspc, abort (status 134) where memory or the temporary directory is full" in out
+    assert out.count("given up after 3 failures in a row") == 4

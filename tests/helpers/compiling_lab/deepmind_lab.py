@@ -2,8 +2,9 @@
 
 As the real one it asks the level cache under a key, copies or compiles the map, offers it to the cache when it has compiled it,
 and ends the whole process with exit code 1 where the file of the map is missing. Put its folder on PYTHONPATH. Read from the
-environment: COMPILING_LAB_SECONDS (of a compilation; 0), COMPILING_LAB_BREAKS (part of the names of levels whose maps are lost),
-COMPILING_LAB_REFUSES (part of the names of levels that cannot be started), COMPILING_LAB_DEAF (that never ask for a map).
+environment: COMPILING_LAB_SECONDS (of a compilation; 0), and parts of the names of levels: COMPILING_LAB_BREAKS (their maps are
+lost), COMPILING_LAB_REFUSES (they cannot be started), COMPILING_LAB_DEAF (they never ask for a map), COMPILING_LAB_ABORTS (their
+compilation aborts the process).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Lab:
         if deaf or not self._cache.fetch(key, str(path)):
             if _matches("COMPILING_LAB_BREAKS", self._level):
                 os._exit(1)
+            if _matches("COMPILING_LAB_ABORTS", self._level):
+                os.abort()
             time.sleep(float(os.environ.get("COMPILING_LAB_SECONDS", "0")))
             with zipfile.ZipFile(path, "w") as pk3:
                 pk3.writestr("maps/map.bsp", map_content(key))
