@@ -63,7 +63,7 @@ def test_the_old_loader_loads_a_compiled_module_without_a_warning(tmp_path, befo
     package = build(tmp_path, UPSTREAM, "_json")
     shutil.copy(source, package / "deepmind_lab.so")
     code = before + (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nsys.modules.pop('_json', None)\n"
+        "import json, sys\nsys.path.insert(0, sys.argv[1])\nsys.modules.pop('_json', None)\n"
         "from sf_fixpo.envs.dmlab.loader import load\nmodule = load('_json')\n"
         "assert module is sys.modules['_json']\n"
         "print(module.__spec__.origin, module.scanstring('\"x\"', 1))\n"
