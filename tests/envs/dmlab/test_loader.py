@@ -60,7 +60,7 @@ def python(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 def test_the_old_loader_loads_a_compiled_module_without_a_warning(tmp_path, before):
     """With a compiled module of Python's own in the place of deepmind_lab.so, under the name that it was compiled for."""
     source = next(path for path in Path(json.__file__).parents[1].glob("lib-dynload/_json*.so"))
-    package = build(tmp_path, UPSTREAM, "_json")
+    package = build(tmp_path / "later", UPSTREAM, "_json")
     shutil.copy(source, package / "deepmind_lab.so")
     code = before + (
         "import json, sys\nsys.path.insert(0, sys.argv[1])\nsys.modules.pop('_json', None)\n"
@@ -69,7 +69,9 @@ def test_the_old_loader_loads_a_compiled_module_without_a_warning(tmp_path, befo
         "print(module.__spec__.origin, module.scanstring('\"x\"', 1))\n"
         "assert 'pkg_resources' not in sys.modules"
     )
-    done = python(tmp_path, "-W", "error", "-c", code + ("\nassert 'imp' not in sys.modules" if before else ""), str(tmp_path))
+    done = python(
+        tmp_path, "-W", "error", "-c", code + ("\nassert 'imp' not in sys.modules" if before else ""), str(tmp_path / "later")
+    )
     assert done.stdout == f"{package / 'deepmind_lab.so'} ('x', 3)\n", done.stderr
     assert not done.stderr
 
