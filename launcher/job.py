@@ -238,7 +238,14 @@ class Job:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                # on a host that has not this folder, an image, the job's own has to do
+                cwd=self._sweep.cwd if os.path.isdir(self._sweep.cwd) else None,
+                start_new_session=True,
             )
 
     def _watch(self, process: subprocess.Popen, mine: Claim, state: RunState) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import time
@@ -29,7 +30,7 @@ from sf_fixpo.launcher.flags import (
     job_options,
     search_faults,
 )
-from sf_fixpo.launcher.sweep import Sweep, SweepError, describe_runs
+from sf_fixpo.launcher.sweep import Sweep, SweepError, describe_runs, program_faults
 
 if TYPE_CHECKING:
     from sf_fixpo.launcher.search import SearchOptions
@@ -175,7 +176,10 @@ def _start(argv: list[str]) -> int:
         sweep = Sweep.load(folder) if Sweep(folder, ()).manifest_path.exists() else Sweep.create(folder, (), source=args.run)
         options.save(sweep)
         return run_search(cls(sweep, job_options(args), args), options)
-    sweep = Sweep.create(*describe_runs(description, args.train_dir), source=args.run)
+    folder, runs = describe_runs(description, args.train_dir)
+    if args.backend == "local" and (found := program_faults(runs, os.getcwd())):
+        raise BadInputError("\n".join(found))
+    sweep = Sweep.create(folder, runs, source=args.run)
     say(f"{len(sweep.runs)} runs in {sweep.folder}")
     return run_sweep(cls(sweep, job_options(args), args))
 

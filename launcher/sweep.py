@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,15 @@ class Sweep:
         folder: `<train_dir>/<run name of the description>`.
         runs: by name, in the order of the description.
         source: what the sweep was made from, for people: the module of the description.
+        cwd: where it was launched first: a user's own program is found from there, by whichever launch goes on with it.
     """
 
-    def __init__(self, folder: Path, runs: Iterable[Run], source: str = ""):
+    def __init__(self, folder: Path, runs: Iterable[Run], source: str = "", cwd: str = ""):
         """See `create` and `load`."""
         self.folder = Path(os.path.abspath(folder))
         self.runs = {run.name: run for run in runs}
         self.source = source
+        self.cwd = cwd
 
     # --- the manifest
 
@@ -109,7 +112,7 @@ class Sweep:
         Raises:
             SweepError: the folder holds a sweep of other runs.
         """
-        sweep = cls(folder, runs, source)
+        sweep = cls(folder, runs, source, os.getcwd())
         found = read_json(sweep.manifest_path)
         if found is not None and found["runs"] != sweep._manifest()["runs"]:
             raise SweepError(
@@ -118,6 +121,8 @@ class Sweep:
             )
         if found is None:
             sweep.save_manifest()
+        else:
+            sweep.cwd = found.get("cwd", "")
         return sweep
 
     @classmethod
@@ -137,7 +142,7 @@ class Sweep:
             if isinstance(exc, SweepError):
                 raise
             raise SweepError(f"{path}: not the manifest of a sweep: {exc!r}") from exc
-        return cls(Path(folder), runs, found.get("source", ""))
+        return cls(Path(folder), runs, found.get("source", ""), found.get("cwd", ""))
 
     def save_manifest(self) -> None:
         """Writes the manifest; once for a sweep, after every new trial for a search."""
@@ -145,7 +150,7 @@ class Sweep:
 
     def _manifest(self) -> dict[str, Any]:
         runs = [{**asdict(run), "command": list(run.command), "env": dict(run.env)} for run in self.runs.values()]
-        return {"source": self.source, "runs": runs}
+        return {"source": self.source, "cwd": self.cwd, "runs": runs}
 
     @property
     def manifest_path(self) -> Path:
@@ -263,6 +268,31 @@ def describe_runs(description: Any, train_dir: str | os.PathLike) -> tuple[Path,
     if found:
         raise SweepError("\n".join(found))
     return Path(train_dir) / description.run_name, runs
+
+
+def program_faults(runs: Iterable[Run], cwd: str) -> list[str]:
+    """Programs of runs that are not there, one line each; for runs on this machine.
+
+    Args:
+        runs: with commands such as `python -m sf_fixpo.train ...`, `python -m mine.train ...` or `python mine.py ...`.
+        cwd: where the runs are started.
+    """
+    found = dict.fromkeys(fault for run in runs if (fault := _program_fault(run.command, cwd)))
+    return list(found)
+
+
+def _program_fault(command: tuple[str, ...], cwd: str) -> str | None:
+    if len(command) < 2 or not command[0].startswith("python"):
+        return None
+    if command[1].endswith(".py"):
+        path = Path(cwd) / command[1]
+        return None if path.is_file() else f"command `{shlex.join(command[:2])} ...`: there is no file {path}"
+    if command[1] == "-m" and len(command) > 2:
+        package = command[2].partition(".")[0]
+        # the package only: what is in it may be imported by nobody but its program
+        if not (Path(cwd) / package).is_dir() and not (Path(cwd) / f"{package}.py").is_file() and find_spec(package) is None:
+            return f"command `{shlex.join(command[:3])} ...`: Python finds no {package}, neither in {cwd} nor installed"
+    return None
 
 
 def run_faults(runs: Iterable[Run]) -> list[str]:

@@ -373,4 +373,4 @@ def test_the_launcher_imports_no_algorithm_code():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     loaded = ast.literal_eval(done.stdout)
     assert loaded
-    assert all(name.startswith("sf_fixpo.launcher") for name in loaded)
+    assert all(name.startswith("sf_fixpo.launcher") or name == "sf_fixpo.cli" for name in loaded)
