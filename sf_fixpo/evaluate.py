@@ -1,6 +1,7 @@
 """Plays a trained policy, or a random agent, for a fixed number of episodes of each level: mean return and standard error.
 
     python -m sf_fixpo.evaluate DIR [--episodes=50] [--checkpoint=best|latest|PATH] [--split=test|train] [--random] [--json FILE]
+    python -m sf_fixpo.evaluate --random --env=NAME [flags of its suite]
 
 A run is evaluated on one environment for each of its tasks: of DMLab levels the test variant, or with `--split=train` the level
 itself. Returns are those of the environment, whatever shaping the run was trained with. How many episodes each environment plays
@@ -17,6 +18,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +41,13 @@ from sf_fixpo.playing.experiment import SPLITS, BadInputError, find_checkpoint, 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.evaluate", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
+    parser.add_argument(
+        "dir",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="experiment folder, with config.json and checkpoint_p0/; none with --random",
+    )
     parser.add_argument("--episodes", type=int, default=50, help="of each level")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
@@ -56,13 +64,43 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
-    args = cli.parse(parser, argv)
-    for name, least in (("episodes", 1), ("workers", 1), ("envs_per_worker", 1), ("seed", 0), ("policy_id", 0)):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # by hand: argparse takes what it does not know for a positional argument where there is a space in it, as JSON has
+    others = [arg for arg in argv if arg.startswith("--") and not _known(parser, arg)]
+    args = cli.parse(parser, [arg for arg in argv if arg not in others])
+    args.env_flags = others
+    least_of = {"episodes": 1, "workers": 1, "envs_per_worker": 1, "max_steps": 1, "seed": 0, "policy_id": 0}
+    for name, least in least_of.items():
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: must be an integer >= {least}")
     if args.random and (args.checkpoint or args.deterministic):
         parser.error("--random plays no checkpoint: leave out --checkpoint and --deterministic")
+    if args.dir is None and not (args.random and args.env):
+        parser.error("DIR: say which run; without one a random agent plays: --random --env=NAME")
+    if args.env_flags and args.dir is not None:
+        parser.error(f"unrecognized arguments: {' '.join(args.env_flags)} (a run has its own; they are for --random without DIR)")
     return args
+
+
+def _known(parser: argparse.ArgumentParser, arg: str) -> bool:
+    """Whether a parser has a flag of this name, or one that begins so."""
+    name = arg.partition("=")[0]
+    return name in ("--", "--version") or any(flag.startswith(name) for flag in parser._option_string_actions)
+
+
+def _without_a_run(args: argparse.Namespace) -> list[AttrDict]:
+    """What a random agent plays without a run: the environment of `--env`, with the flags of its suite.
+
+    Raises:
+        BadInputError: unknown environment or flag.
+    """
+    from sf_fixpo import train
+
+    try:
+        argv = [f"--env={args.env}", "--experiment=random", "--device=cpu", f"--train_dir={tempfile.gettempdir()}"]
+        return [train.parse_cfg([*argv, "--restart_behavior=resume", *args.env_flags])]
+    except train.BadInputError as exc:
+        raise BadInputError(str(exc)) from exc
 
 
 def level_name(env: str) -> str:
@@ -70,14 +108,16 @@ def level_name(env: str) -> str:
     return (find_suite(env).name == "dmlab" and dmlab30_level(env)) or env
 
 
-def result_path(args: argparse.Namespace, checkpoint: Path | None) -> Path:
-    """Where the result goes.
+def result_path(args: argparse.Namespace, checkpoint: Path | None) -> Path | None:
+    """Where the result goes; None without a run and without `--json`.
 
     Raises:
         BadInputError: nothing can be written there; better said before the episodes than after.
     """
     agent = checkpoint.stem if checkpoint else "random"
-    path = args.json or args.dir / f"eval_{agent}_{(args.env or args.split).replace('/', '_')}.json"
+    if args.dir is None and args.json is None:
+        return None
+    path = args.json or Path(str(args.dir), f"eval_{agent}_{(args.env or args.split).replace('/', '_')}.json")
     if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
         raise BadInputError(f"--json={path}: cannot be written")
     return path
@@ -198,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         end_with_parent(args.background_of)
     console = Console()
     try:
-        cfgs = load_configs(args.dir, args.split, args.env)
+        cfgs = load_configs(args.dir, args.split, args.env) if args.dir else _without_a_run(args)
         checkpoint = None if args.random else find_checkpoint(args.dir, args.checkpoint, args.policy_id)
         path = result_path(args, checkpoint)
         played = _play_with_progress(console, cfgs, checkpoint, args)
@@ -218,7 +258,8 @@ def main(argv: list[str] | None = None) -> int:
     if cut := sum(result.cut for result in played):
         console.print(f"{cut} episode(s) had not ended after --max_steps={args.max_steps} and count as they were", soft_wrap=True)
     record = make_record(args, [cfg.env for cfg in cfgs], checkpoint, results, scores, line)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    if path is not None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -284,6 +284,23 @@ def test_what_was_left_is_counted_and_said(experiment, tmp_path, capsys):
     assert "--max_steps=0: must be an integer >= 1" in capsys.readouterr().err
 
 
+def test_a_random_agent_needs_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--random", "--episodes=2", "--workers=1"]
+    assert evaluate.main([*flags, "--env=gym_FrozenLake-v1", '--env_kwargs={"map_name": "8x8"}']) == 0
+    assert "gym_FrozenLake-v1 (gym), random: return" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [], "and leaves nothing"
+    assert evaluate.main([*flags, "--env=gym_CartPole-v1", "--json=result.json"]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["agent"] == "random"
+    capsys.readouterr()
+    assert evaluate.main([*flags, "--env=gym_CartPole-v1", "--no_such_flag=3"]) == 2
+    assert "--no_such_flag=3" in capsys.readouterr().err
+    for argv in ([], ["--random"], ["--env=gym_CartPole-v1"], [str(tmp_path), "--random", "--no_such_flag=3"]):
+        with pytest.raises(SystemExit):
+            evaluate.main(argv)
+        assert "DIR" in capsys.readouterr().err
+
+
 def test_one_level_that_fails_ends_the_evaluation_with_its_name(experiment):
     cfg = experiments.load_config(experiment)
     broken = dict(cfg, env="gym_NoSuchThing-v0")
