@@ -34,7 +34,6 @@ from sf_fixpo import cli
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord, UnreadableError, list_files, load
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 from sf_fixpo.records.verdict import Finding, recompute
-from sf_fixpo.running.scripts import ScriptError, adopt
 
 LOG_TOLERANCE = 0.01  # of the bound: how far a logged divergence, in float32, may be from the recomputed one
 
@@ -246,6 +245,22 @@ def import_modules(names: Iterable[str]) -> None:
             raise UnreadableError(f"--import={name}: cannot be imported: {type(exc).__name__}: {exc}") from exc
 
 
+def _register_again(cfg: Any) -> None:
+    """What a user's script has registered for the run; of any other run nothing but the records is imported.
+
+    Raises:
+        UnreadableError: the script cannot be run any more.
+    """
+    if not cfg.get("script"):
+        return
+    from sf_fixpo.running.scripts import ScriptError, adopt
+
+    try:
+        adopt(cfg)
+    except ScriptError as exc:
+        raise UnreadableError(str(exc)) from exc
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -267,9 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     sample_factory_log.setLevel(logging.ERROR)  # it reports every layer it makes
     try:
         import_modules(args.modules)
-        adopt(load_config(args.dir))
+        _register_again(load_config(args.dir))
         findings = audit(args.dir, args.quiet)
-    except (UnreadableError, ScriptError) as exc:
+    except UnreadableError as exc:
         print(f"Nothing audited: {exc}", file=sys.stderr)
         return 2
     except ViolationError as exc:

@@ -32,7 +32,7 @@ def run(folder, *flags) -> int:
 def test_the_audit_needs_nothing_of_the_learner():
     code = "import sys, sf_fixpo.audit; print(*(name for name in sys.modules if name.startswith('sf_fixpo.')))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert {name.split(".")[1] for name in loaded} == {"audit", "records"}
+    assert {name.split(".")[1] for name in loaded} == {"audit", "cli", "records"}
 
 
 # What is found

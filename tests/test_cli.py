@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -105,9 +106,9 @@ def test_a_train_dir_that_is_none(refusal, tmp_path):
 
 
 def test_the_workers_are_as_nice_as_the_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(program.os, "nice", lambda increment: 19)
+    monkeypatch.setattr(os, "nice", lambda increment: 19)
     assert program.parse_cfg([CARTPOLE, f"--train_dir={tmp_path}"]).default_niceness == 19
-    monkeypatch.setattr(program.os, "nice", lambda increment: 0)
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
     assert program.parse_cfg([CARTPOLE, f"--train_dir={tmp_path}", "--default_niceness=5"]).default_niceness == 5
 
 
