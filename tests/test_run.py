@@ -141,7 +141,13 @@ def test_a_users_script_with_one_import_changed_or_none(tmp_path, imports):
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
-        (["no.such.module"], 2, "fixpo-run: no.such.module: "),
+        (["no.such.module"], 2, "fixpo-run: no.such.module: No module named 'no'"),
+        (["sample_factory.nothing"], 2, "fixpo-run: sample_factory.nothing: no such module"),
+        (
+            ["sample_factory"],
+            2,
+            "fixpo-run: sample_factory: no such module, here or on PYTHONPATH, or a package without __main__",
+        ),
         (["no_such_file.py"], 2, "no_such_file.py: no such file"),
         (["json.tool", "/dev/null"], 1, "json.tool ended without a call of run_rl: nothing was trained"),
         ([*EXAMPLES["gymnasium"][:1], "--env=Nothing-v1", "--device=cpu"], 2, "--env=Nothing-v1: the script registers no such"),

@@ -6,6 +6,7 @@ and whoever plays or audits the run lets the script register again, up to its ca
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -61,19 +62,31 @@ def run_script(script: dict[str, Any]) -> None:
     if "module" in script:
         if not {"", here} & set(sys.path):
             sys.path.insert(0, here)
+        _look_for(script["module"])
         sys.argv = [script["module"], *script["argv"]]
-        try:
-            runpy.run_module(script["module"], run_name="__main__", alter_sys=True)
-        except ImportError as exc:
-            if exc.name is not None and not script["module"].startswith(exc.name) and exc.name not in str(exc):
-                raise
-            raise ScriptError(f"{script['module']}: {exc}") from exc
+        runpy.run_module(script["module"], run_name="__main__", alter_sys=True)
         return
     if not os.path.isfile(script["path"]):
         raise ScriptError(f"{script['path']}: no such file")
     sys.path.insert(0, os.path.dirname(os.path.abspath(script["path"])))
     sys.argv = [script["path"], *script["argv"]]
     runpy.run_path(script["path"], run_name="__main__")
+
+
+def _look_for(module: str) -> None:
+    """Beforehand, so that what a script itself fails to import is shown as its own error.
+
+    Raises:
+        ScriptError: there is no such module, or it is a package that cannot be run.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{module}.__main__")
+    except (ImportError, ValueError) as exc:
+        raise ScriptError(f"{module}: {exc}") from exc
+    if spec is None:
+        raise ScriptError(f"{module}: no such module, here or on PYTHONPATH, or a package without __main__")
 
 
 @contextmanager
