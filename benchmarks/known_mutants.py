@@ -120,7 +120,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         '"learning_rate": 1.0001,',
     ): "what stands for a missing learning rate only has to be above 0",
     (
-        "algorithm/config",
+        "algorithm/flags",
         'default: Any, help_text: str, /, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None',
     ): "both kinds of arguments are given as they are marked, everywhere in the file",
 }

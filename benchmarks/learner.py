@@ -275,7 +275,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learner", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shapes", default="dmlab,mujoco", help=f"comma-separated, of: {', '.join(SHAPES)}")
-    parser.add_argument("--algos", default=",".join(ALGOS), help=f"comma-separated, of: {', '.join(ALGOS)}")
+    parser.add_argument("--algos", default="APPO,FIXPO", help=f"comma-separated, of: {', '.join(ALGOS)}")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--updates", type=int, default=7, help="timed updates of each learner (at least 5 for a median)")
     parser.add_argument("--warmup", type=int, default=2, help="updates of each learner that are not timed")

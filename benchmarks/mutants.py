@@ -53,6 +53,7 @@ TESTS = {
     "algorithm/multiplier": [f"{A}multiplier.py", f"{A}parity.py"],
     "algorithm/trust_region": [f"{A}trust_region.py", f"{A}parity.py", f"{L}verification.py"],
     "algorithm/config": [f"{A}config.py", f"{L}verification.py"],
+    "algorithm/flags": [f"{A}config.py"],
     "learning/verification": [f"{L}verification.py", f"{L}any_network.py", f"{L}learner.py"],
     "learning/publication": [f"{L}verification.py", f"{L}learner.py"],
     "learning/state": [f"{L}state.py", f"{L}verification.py"],

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("programs", "playing", "running", "learning", "algorithm", "records", "envs", "launcher")
+ROOMS = ("programs", "playing", "running", "baselines", "learning", "algorithm", "records", "envs", "launcher")
 # In no room: what all may read, the version and what every command line has.
 COMMON = ("sf_fixpo", "sf_fixpo.cli")
 _PAGE = ROOT / "CONTRIBUTING.md"

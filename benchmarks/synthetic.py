@@ -36,7 +36,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from torch import Tensor
 
-ALGOS = ("APPO", "FIXPO")
+ALGOS = ("APPO", "FIXPO", "TRPO")
 # Where learners are made unless something else is said: `FIXPO_TEST_DEVICE=gpu` takes a whole test suite there.
 DEVICE = os.environ.get("FIXPO_TEST_DEVICE", "cpu")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
@@ -51,7 +51,7 @@ class Shape:
         obs_space: observations, a Dict of Box spaces.
         action_space: Discrete, Box, or a Tuple of these.
         cfg: sample-factory flags by name, for both algorithms.
-        fixpo: further flags for FIXPO alone.
+        fixpo: further flags for all but APPO.
         appo: further flags for APPO alone.
     """
 
@@ -172,7 +172,7 @@ def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Pat
     """A configuration as a run has it: every flag's default, then the shape's settings, then `flags`.
 
     Args:
-        algo: `APPO` or `FIXPO`.
+        algo: one of `ALGOS`.
         shape: spaces and settings.
         device: `cpu` or `gpu`, as in sample-factory.
         train_dir: where the learner may write; a new temporary folder where it is None.
@@ -184,11 +184,13 @@ def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Pat
     if algo not in ALGOS:
         raise ValueError(f"unknown algorithm {algo!r}: one of {', '.join(ALGOS)}")
     parser, _ = parse_sf_args(["--env=synthetic", "--experiment=synthetic"])
-    settings = {**shape.cfg, **(shape.fixpo if algo == "FIXPO" else shape.appo), **flags}
-    if algo == "FIXPO":
-        from sf_fixpo.algorithm.config import add_fixpo_args  # late: stock learners are measured without this package's code
+    settings = {**shape.cfg, **(shape.appo if algo == "APPO" else shape.fixpo), **flags}
+    if algo != "APPO":  # late: stock learners are measured without this package's code
+        from sf_fixpo.algorithm.config import add_fixpo_args
+        from sf_fixpo.baselines.settings import add_baseline_args
 
         add_fixpo_args(parser)
+        add_baseline_args(parser)
         parser.set_defaults(task_names=_task_names(shape.obs_space))
     cfg = AttrDict(vars(parser.parse_args(["--env=synthetic", "--experiment=synthetic"])))
     unknown = sorted(set(settings) - set(cfg))
@@ -229,7 +231,7 @@ def make_learner(
     """An initialised learner, built as sample-factory's learner worker builds it, in this process.
 
     Args:
-        algo: `APPO` (sample-factory's own learner) or `FIXPO`.
+        algo: `APPO` (sample-factory's own learner), `FIXPO`, or one of `sf_fixpo.baselines`.
         shape: spaces and settings, or the name of one of `SHAPES`.
         device: `cpu` or `gpu`.
         train_dir: where checkpoints and logs go; a new temporary folder where it is None. A folder with a checkpoint resumes it.
@@ -247,14 +249,14 @@ def make_learner(
         learner = Learner(cfg, env_info, versions, policy_id, param_server)
         learner.init()
         return learner
-    from sf_fixpo.learning.learner import FixPOLearner
+    from sf_fixpo.baselines.registry import LEARNERS
     from sf_fixpo.learning.networks import make_actor_critic
 
     factory = global_model_factory()
     before = factory.make_actor_critic_func
     factory.register_actor_critic_factory(make_actor_critic)  # as the runner does
     try:
-        learner = FixPOLearner(cfg, env_info, versions, policy_id, param_server)
+        learner = LEARNERS[algo](cfg, env_info, versions, policy_id, param_server)
         learner.init()
     finally:
         factory.register_actor_critic_factory(before)

@@ -17,9 +17,10 @@ MAY_IMPORT = {
     "launcher": set(),
     "algorithm": {"records"},
     "learning": {"algorithm", "records"},
-    "running": {"algorithm", "learning", "records", "envs"},
-    "playing": {"algorithm", "learning", "running", "records", "envs"},
-    "programs": {"algorithm", "learning", "running", "playing", "records", "envs"},
+    "baselines": {"algorithm", "learning", "records"},
+    "running": {"algorithm", "learning", "baselines", "records", "envs"},
+    "playing": {"algorithm", "learning", "baselines", "running", "records", "envs"},
+    "programs": {"algorithm", "learning", "baselines", "running", "playing", "records", "envs"},
 }
 PURE = ["algorithm", "records.update_log", "records.audit_files", "learning.checkpoints", "learning.state", "learning.sequences"]
 BLOCK = """

@@ -6,12 +6,12 @@ Configuration crosses once: flags -> sample-factory's cfg -> `FixPOConfig.from_c
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
+from sf_fixpo.algorithm.flags import add_flags, at_least_one, field_fault, flag, not_negative, positive
 from sf_fixpo.algorithm.trust_region import CHECK_MARGIN
 
 # Of sample-factory's flags those that the checks read, and what holds where a configuration lacks one (tests, other trainers).
@@ -54,21 +54,6 @@ _COUNTS = (
 )
 
 
-def _flag(
-    default: Any, help_text: str, *, choices: tuple[str, ...] = (), allowed: str = "", valid: Callable | None = None
-) -> Any:
-    """A field that is also a flag: `allowed` says in words what `valid` (of the value) asks for."""
-    return field(default=default, metadata={"help": help_text, "choices": choices, "allowed": allowed, "valid": valid})
-
-
-def _positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
-
-
 def parse_versions(text: str) -> frozenset[int]:
     """`3,10-12` -> {3, 10, 11, 12}; raises ValueError for anything else."""
     numbers: set[int] = set()
@@ -92,77 +77,77 @@ class FixPOConfig:
     `from_cfg` reads them from sample-factory's cfg, `add_fixpo_args` makes flags of them, `faults` checks them.
     """
 
-    eps_kl: float = _flag(0.5, "Bound of the trust region, nats (paper: epsilon_KL)", allowed="a number > 0", valid=_positive)
-    c_beta: float = _flag(
+    eps_kl: float = flag(0.5, "Bound of the trust region, nats (paper: epsilon_KL)", allowed="a number > 0", valid=positive)
+    c_beta: float = flag(
         3.0,
         "How far inside the bound the primary phase aims: beta rises when c_beta * KL > eps_kl (paper: C_beta)",
         allowed="a number >= 1",
-        valid=lambda v: math.isfinite(v) and v >= 1,
+        valid=at_least_one,
     )
-    beta_init: float = _flag(1.0, "Multiplier at the start", allowed="a number >= 0", valid=_not_negative)
-    beta_lr: float = _flag(
+    beta_init: float = flag(1.0, "Multiplier at the start", allowed="a number >= 0", valid=not_negative)
+    beta_lr: float = flag(
         0.01,
         "Learning rate of the multiplier (paper: gamma_beta); 0 keeps it constant",
         allowed="a number >= 0",
-        valid=_not_negative,
+        valid=not_negative,
     )
-    beta_min: float = _flag(
+    beta_min: float = flag(
         0.0,
         "Lower clamp of the multiplier; above 0 the penalty never switches off (paper: 0)",
         allowed="a number >= 0",
-        valid=_not_negative,
+        valid=not_negative,
     )
-    beta_max: float = _flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=_positive)
-    beta_scope: str = _flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
-    kl_stat: str = _flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
-    kl_mean_target: float = _flag(
+    beta_max: float = flag(1000.0, "Upper clamp of the multiplier", allowed="a number > 0", valid=positive)
+    beta_scope: str = flag("shared", "One multiplier for all tasks, or one per task", choices=("shared", "per_task"))
+    kl_stat: str = flag("max", "Statistic over the states that is bounded; mean is an ablation", choices=("max", "mean"))
+    kl_mean_target: float = flag(
         0.0,
         "A second multiplier holds the mean KL of an update at this target, nats; 0: none (paper: none)",
         allowed="a number >= 0",
-        valid=_not_negative,
+        valid=not_negative,
     )
-    kl_direction: str = _flag(
+    kl_direction: str = flag(
         "pi_ref", "pi_ref: KL[current, reference] as in the paper; ref_pi: the reverse", choices=("pi_ref", "ref_pi")
     )
-    reference: str = _flag(
+    reference: str = flag(
         "auto",
         "Centre of the trust region. previous: the policy published before this update; behaviour: the one that collected each "
         "sample; auto: behaviour where asynchronous training takes one epoch of one minibatch, else previous",
         choices=("auto", "previous", "behaviour"),
     )
-    fixup: str = _flag(
+    fixup: str = flag(
         "every_epoch",
         "When the fixup phase runs; off drops the guarantee (ablation)",
         choices=("every_epoch", "last_epoch", "off"),
     )
-    fixup_loss: str = _flag(
+    fixup_loss: str = flag(
         "kl", "Loss of a fixup step: the paper's mean KL, or the authors' beta * KL", choices=("kl", "beta_kl")
     )
-    fixup_optimizer: str = _flag(
+    fixup_optimizer: str = flag(
         "fresh", "Adam's first moments at the start of a fixup phase: the primary phase's, or zero", choices=("shared", "fresh")
     )
-    fixup_batch_size: int = _flag(
+    fixup_batch_size: int = flag(
         0,
         "Minibatch of the fixup phase, samples; 0: as the primary phase",
         allowed="an integer >= 0",
-        valid=_not_negative,
+        valid=not_negative,
     )
-    max_fixup_steps: int = _flag(
-        50, "Steps of one fixup phase before the update goes back along its line", allowed="an integer >= 0", valid=_not_negative
+    max_fixup_steps: int = flag(
+        50, "Steps of one fixup phase before the update goes back along its line", allowed="an integer >= 0", valid=not_negative
     )
-    fixup_plateau_steps: int = _flag(
-        10, "Fixup steps without progress before the learning rate is halved", allowed="an integer >= 1", valid=lambda v: v >= 1
+    fixup_plateau_steps: int = flag(
+        10, "Fixup steps without progress before the learning rate is halved", allowed="an integer >= 1", valid=at_least_one
     )
-    max_rollbacks: int = _flag(
+    max_rollbacks: int = flag(
         10,
         "Updates in a row undone by a value that is not finite before the run stops",
         allowed="an integer >= 1",
-        valid=lambda v: v >= 1,
+        valid=at_least_one,
     )
-    audit_every: int = _flag(
-        0, "Save what is needed to audit every N-th update; 0: none", allowed="an integer >= 0", valid=_not_negative
+    audit_every: int = flag(
+        0, "Save what is needed to audit every N-th update; 0: none", allowed="an integer >= 0", valid=not_negative
     )
-    trace_updates: str = _flag(
+    trace_updates: str = flag(
         "",
         "Updates, counted from the start of the experiment, whose every gradient step is logged to trace.jsonl: 100,101 or 9-12",
         allowed="numbers and ranges, as in 3,10-12",
@@ -207,19 +192,7 @@ def task_names(cfg: Any) -> tuple[str, ...]:
 def add_fixpo_args(parser: argparse.ArgumentParser) -> None:
     """Adds one flag per field of FixPOConfig, plain text where a choice is wrong is left to `faults`."""
     group = parser.add_argument_group("FixPO")
-    for f in _FIELDS.values():
-        choices = f.metadata["choices"]
-        help_text = f.metadata["help"] + (f" {{{','.join(choices)}}}" if choices else "")
-        group.add_argument(f"--{f.name}", default=f.default, type=type(f.default), help=help_text.replace("%", "%%"))
-
-
-def _field_fault(f: Field, value: Any) -> str | None:
-    choices, allowed, valid = (f.metadata[key] for key in ("choices", "allowed", "valid"))
-    if choices and value not in choices:
-        return f"--{f.name}={value}: must be one of {', '.join(choices)}"
-    if valid is not None and not valid(value):
-        return f"--{f.name}={value}: must be {allowed}"
-    return None
+    add_flags(group, _FIELDS.values())
 
 
 def faults(cfg: Any) -> list[str]:
@@ -228,7 +201,7 @@ def faults(cfg: Any) -> list[str]:
     Beside the fields of FixPOConfig these are sample-factory's own flags where its learner would fail in the middle of a run
     with an assertion.
     """
-    found = [fault for f in _FIELDS.values() if (fault := _field_fault(f, _get(cfg, f.name)))]
+    found = [fault for f in _FIELDS.values() if (fault := field_fault(f, _get(cfg, f.name)))]
     counts = {name: _get(cfg, name) for name in _COUNTS}
     found += [f"--{name}={n}: must be an integer >= 1" for name, n in counts.items() if n is not None and n < 1]
     if (seed := _get(cfg, "seed")) is not None and seed < 0:

@@ -173,6 +173,7 @@ class Progress:
         beta_zeros: tensor, gradient steps after which beta was 0; a share of one where some tasks' was.
         trace: (epoch, phase, statistic, beta) of every gradient step, tensors; None when this update is not traced.
         last_losses: of the last primary step, for the `train/` scalars.
+        method: what an algorithm of `baselines` says of its own update, numbers by name.
     """
 
     timer: PhaseTimer
@@ -183,6 +184,7 @@ class Progress:
     beta_zeros: Tensor
     trace: list[tuple[int, str, Tensor, Tensor]] | None = None
     last_losses: dict[str, Tensor | float] = field(default_factory=dict)
+    method: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     primary_steps: int = 0
     fixup_steps: int = 0

@@ -16,13 +16,25 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
-from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, kl_statistic
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
 _RATIO_MIN, _RATIO_MAX = 0.05, 20.0
+
+
+def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
+    """Adam as one kernel; numbers differ from the others' only by rounding."""
+    if type(optimizer) is torch.optim.Adam:
+        for group in optimizer.param_groups:
+            group.update(fused=True, foreach=False)
+    # the fused kernel walks parameter and moments side by side in memory: a loaded moment must have its parameter's layout
+    for parameter, state in optimizer.state.items():
+        state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
+        if torch.is_tensor(state["step"]):  # which other kernels keep on the host
+            state["step"] = state["step"].to(parameter.device)
 
 
 class Improvement:
@@ -36,6 +48,8 @@ class Improvement:
         divergence: how the distance to the reference is measured.
         policy_parameters: those that L_KL reaches: what the fixup phase moves.
     """
+
+    ADMITS_STATISTICS = True  # the normaliser's statistics move only as far as the trust region allows
 
     def __init__(
         self,
@@ -77,8 +91,26 @@ class Improvement:
         """[T] what L_KL is multiplied by: the sum of both multipliers."""
         return self.multiplier.beta + self.mean_multiplier.beta
 
-    def _descend(self, progress: Progress, loss: Tensor, learning_rate: float) -> Tensor:
+    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+        """Called once an update, before its first epoch; nothing for FixPO."""
+
+    def finish(self, batch: Batch, verifier: Verifier) -> None:
+        """Called once an update that was not undone, with the state that will be published staged."""
+        moved = kl_statistic(verifier.kl(), batch.valids, "mean", batch.beta_ids, self.mean_multiplier.beta.numel())
+        self.mean_multiplier.step(*moved)
+
+    def likelihood_ratio(self, distribution: Any, minibatch: AttrDict) -> Tensor:
+        """[B] pi / pi_behaviour of the actions taken, clamped as sample-factory clamps it; with gradient to the distribution."""
+        return (distribution.log_prob(minibatch.actions) - minibatch.log_prob_actions).exp().clamp(_RATIO_MIN, _RATIO_MAX)
+
+    def _descend(self, progress: Progress, loss: Tensor, learning_rate: float, spared: Collection[Tensor] = ()) -> Tensor:
         """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
+
+        Args:
+            progress: is told of a loss or gradient that is not finite.
+            loss: scalar.
+            learning_rate: of this step.
+            spared: parameters that stay as they are although the loss may reach them.
 
         Returns:
             The norm of the gradient before clipping.
@@ -86,6 +118,8 @@ class Improvement:
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
+        for parameter in spared:
+            parameter.grad = None
         if self._cfg.max_grad_norm > 0:
             norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)
         else:
@@ -113,6 +147,25 @@ class Improvement:
         )
         return advantages.view(-1), targets.view(-1)
 
+    def _distribution(self, parameters: Tensor, minibatch: AttrDict) -> Any:
+        """Whose likelihoods and entropy the losses take: that of the network's last forward pass.
+
+        Args:
+            parameters: [B, A] action parameters that the pass gave, with gradient.
+            minibatch: `Batch.minibatch`.
+        """
+        return self.candidate.model.action_distribution()
+
+    def _penalty(self, kl: Tensor, parameters: Tensor, minibatch: AttrDict) -> Tensor:
+        """What holds the policy back: beta * L_KL; scalar, with gradient.
+
+        Args:
+            kl: [B] divergence from what each state is bound to, with gradient.
+            parameters: [B, A] action parameters, with gradient.
+            minibatch: `Batch.minibatch`.
+        """
+        return kl_penalty(kl, minibatch.valids, self.penalty, minibatch.beta_ids)
+
     def losses(self, minibatch: AttrDict, num_invalids: int) -> tuple[Tensor, dict[str, Any]]:
         """L_theta = L_pi + L_VF + beta * L_KL (+ exploration) of a minibatch, and its parts.
 
@@ -127,16 +180,17 @@ class Improvement:
         model, valids = self.candidate.model, minibatch.valids
         at_once = self.candidate.samples_at_once(minibatch.obs)
         outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
-        distribution, values = model.action_distribution(), outputs["values"].reshape(-1)
-        ratio = (distribution.log_prob(minibatch.actions) - minibatch.log_prob_actions).exp().clamp(_RATIO_MIN, _RATIO_MAX)
+        parameters = outputs["action_logits"]
+        distribution, values = self._distribution(parameters, minibatch), outputs["values"].reshape(-1)
+        ratio = self.likelihood_ratio(distribution, minibatch)
         advantages, targets = self._targets(minibatch, ratio, values)
         advantages, adv_std = normalized(advantages, valids)
-        kl = self.divergence.per_state(outputs["action_logits"], minibatch.bound)
+        kl = self.divergence.per_state(parameters, minibatch.bound)
         parts: dict[str, Any] = {
             "policy_loss": policy_loss(ratio, advantages, valids),
             "value_loss": self._cfg.value_loss_coeff
             * value_loss(values, targets, valids, minibatch["values"], self._cfg.ppo_clip_value),
-            "kl_loss": kl_penalty(kl, valids, self.penalty, minibatch.beta_ids),
+            "kl_loss": self._penalty(kl, parameters, minibatch),
             "exploration_loss": self._exploration(distribution, valids, num_invalids),
         }
         loss = torch.as_tensor(sum(parts.values()))

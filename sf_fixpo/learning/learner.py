@@ -20,11 +20,11 @@ from torch import Tensor
 
 from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versions
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
-from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, kl_statistic, largest_entropy
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
-from sf_fixpo.learning.improvement import Improvement
+from sf_fixpo.learning.improvement import Improvement, use_fused_adam
 from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
@@ -64,7 +64,7 @@ class FixPOLearner(CheckpointingLearner):
             ValueError: settings outside their range.
             CheckpointError: there are checkpoints and none can be read, or the newest does not fit.
         """
-        self.fixpo = FixPOConfig.from_cfg(self.cfg)
+        self.fixpo = self._settings()
         self.num_tasks = task_count(self.env_info.obs_space)
         self.task_returns: list[float | None] = [None] * self.num_tasks
         betas = self.num_tasks if self.fixpo.beta_scope == "per_task" else 1
@@ -89,7 +89,7 @@ class FixPOLearner(CheckpointingLearner):
         self.multiplier.to(self.device)
         self.mean_multiplier.to(self.device)
         self.candidate = Policy(self.actor_critic)
-        self._use_fused_adam()
+        use_fused_adam(self.optimizer)
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
         published = Policy.like(self.candidate, make_network, shared=True)
         self.verifier = Verifier(Policy.like(self.candidate, make_network), published)
@@ -97,23 +97,22 @@ class FixPOLearner(CheckpointingLearner):
         settle = partial(settle_device, self.cfg, self.policy_id)
         versions, lock = self.policy_versions_tensor, self.param_server.policy_lock
         self.gate = PublicationGate(published, self.verifier, versions, self.policy_id, lock, settle)
-        self.improvement = Improvement(self.candidate, self.optimizer, self.multiplier, self.mean_multiplier, self.cfg)
+        self.improvement = self._make_improvement()
         if self._restored is not None:
             self._restore_schedule(self._restored)
         self.folder = experiment_dir(self.cfg)
         drop_torn_line(join(self.folder, UPDATE_LOG))
         return model_initialization_data(self.cfg, self.policy_id, published.model, self.train_step, self.device)
 
-    def _use_fused_adam(self) -> None:
-        """Adam as one kernel; numbers differ from the others' only by rounding."""
-        if type(self.optimizer) is torch.optim.Adam:
-            for group in self.optimizer.param_groups:
-                group.update(fused=True, foreach=False)
-        # the fused kernel walks parameter and moments side by side in memory: a loaded moment must have its parameter's layout
-        for parameter, state in self.optimizer.state.items():
-            state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
-            if torch.is_tensor(state["step"]):  # which other kernels keep on the host
-                state["step"] = state["step"].to(parameter.device)
+    # -- what another algorithm in the same harness brings instead (`baselines`) ------------------------------------------------
+
+    def _settings(self) -> FixPOConfig:
+        """Of this algorithm, as sample-factory's cfg has them now."""
+        return FixPOConfig.from_cfg(self.cfg)
+
+    def _make_improvement(self) -> Improvement:
+        """What moves the candidate."""
+        return Improvement(self.candidate, self.optimizer, self.multiplier, self.mean_multiplier, self.cfg)
 
     # -- from sample-factory's batch to ours ----------------------------------------------------------------------------------
 
@@ -227,10 +226,11 @@ class FixPOLearner(CheckpointingLearner):
         with self._timer.phase("reference"):
             self._bind(batch)
         self.verifier.begin(batch, progress, self.divergence, self.fixpo.limit, fixup_minibatch(self.cfg))
-        if self.candidate.has_statistics:
+        if self.candidate.has_statistics and self.improvement.ADMITS_STATISTICS:
             with self._timer.phase("statistics"):
                 aim = self.fixpo.limit / self.fixpo.c_beta
                 admit(self.candidate, self.gate.published, batch, progress, self.divergence, aim)
+        self.improvement.begin(batch, progress, num_invalids)
 
         result = FixupResult()
         for progress.epoch in range(self.cfg.num_epochs):
@@ -242,8 +242,7 @@ class FixPOLearner(CheckpointingLearner):
                     break
         verified = self._verify(result, progress)
         if not progress.rolled_back:
-            moved = kl_statistic(self.verifier.kl(), batch.valids, "mean", batch.beta_ids, self.mean_multiplier.beta.numel())
-            self.mean_multiplier.step(*moved)
+            self.improvement.finish(batch, self.verifier)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
         with self._timer.phase("publish"):
@@ -396,7 +395,7 @@ class FixPOLearner(CheckpointingLearner):
         if self.policy_to_load is None:
             return
         self.load_from_checkpoint(self.policy_to_load, load_progress=False)
-        self._use_fused_adam()
+        use_fused_adam(self.optimizer)
         # as sample-factory: what the replaced policy has collected becomes too old to train on
         self.train_step += self.cfg.max_policy_lag + 1
         self.gate.publish(self.verifier.restore(self.candidate), self.train_step)
@@ -409,7 +408,7 @@ class FixPOLearner(CheckpointingLearner):
         if "c_beta" in self.new_cfg:
             self.new_cfg["c_beta"] = max(1.0, self.new_cfg["c_beta"])
         super()._maybe_update_cfg()
-        self.fixpo = FixPOConfig.from_cfg(self.cfg)
+        self.fixpo = self._settings()
         self.multiplier.lr, self.multiplier.beta_max = self.fixpo.beta_lr, self.fixpo.beta_max
         self.multiplier.beta_min = self.fixpo.beta_min
         self.mean_multiplier.target, self.mean_multiplier.beta_max = self.fixpo.kl_mean_target, self.fixpo.beta_max

@@ -79,6 +79,7 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
         lag_mean=batch.lag[0],
         host_reads=progress.host_reads + 1,
         seconds={phase: round(seconds, 6) for phase, seconds in progress.timer.seconds().items()},
+        method=dict(progress.method),
         tasks=task_rows(task_names(learner.cfg), tasks, betas, learner.task_returns) if tasks else {},
         **known,
     )

@@ -14,15 +14,13 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 from torch import Tensor
 
-from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.learner import FixPOLearner
 from sf_fixpo.learning.publication import SettledLock, settle_device
 
-# APPO is sample-factory's own learner, for comparison; only its checkpoint files are ours
-LEARNERS: dict[str, type[Learner]] = {"FIXPO": FixPOLearner, "APPO": CheckpointingLearner}
 
-
-def make_learner(cfg: Config, env_info: EnvInfo, versions: Tensor, policy_id: int) -> tuple[ParameterServer, Learner]:
+def make_learner(
+    cfg: Config, env_info: EnvInfo, versions: Tensor, policy_id: int, learner_class: type[Learner] = FixPOLearner
+) -> tuple[ParameterServer, Learner]:
     """Our learner with settings of its own, and a server whose lock waits for the device.
 
     Args:
@@ -30,21 +28,22 @@ def make_learner(cfg: Config, env_info: EnvInfo, versions: Tensor, policy_id: in
         env_info: of its environment.
         versions: [policies] int tensor in shared memory.
         policy_id: which policy of a population.
+        learner_class: of the run's algorithm.
     """
     server = ParameterServer(policy_id, versions, cfg.serial_mode)
     # the policy workers hold this very lock: sample-factory hands them the server
     server._policy_lock = SettledLock(server.policy_lock, partial(settle_device, cfg, policy_id))
     # a population gives each policy settings of its own, which in serial mode would be one object
-    return server, LEARNERS[cfg.algo](AttrDict(deepcopy(dict(cfg))), env_info, versions, policy_id, server)
+    return server, learner_class(AttrDict(deepcopy(dict(cfg))), env_info, versions, policy_id, server)
 
 
 class FixPOLearnerWorker(LearnerWorker):
     """Learner worker for `--algo`; sees to it that a learner that fails takes its process down with it."""
 
-    def __init__(self, evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id):
-        """Same arguments as sample-factory's."""
+    def __init__(self, evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id, learner_class: type[Learner] = FixPOLearner):
+        """Same arguments as sample-factory's, and the class of the algorithm's learner."""
         super().__init__(evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id)
-        self.param_server, self.learner = make_learner(cfg, env_info, buffer_mgr.policy_versions, policy_id)
+        self.param_server, self.learner = make_learner(cfg, env_info, buffer_mgr.policy_versions, policy_id, learner_class)
 
     def on_task_returns(self, returns: dict[int, list[float | None]]) -> None:
         """Takes over what the runner knows of the tasks' returns, by policy, for the update log."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,16 +132,21 @@ RULES = (
     ),
 )
 
+# Those that speak of no flag of FixPO's.
+RULES_FOR_ALL = tuple(rule for rule in RULES if rule.name == "critic_lost")
+
 
 class Health:
     """Follows a run, update by update."""
 
-    def __init__(self, largest_entropy: float | None):
+    def __init__(self, largest_entropy: float | None, rules: Sequence[Rule] = RULES):
         """Starts with an empty window.
 
         Args:
             largest_entropy: of the uniform policy, nats; None for Gaussian actions.
+            rules: that are asked.
         """
+        self._rules = rules
         self._largest = largest_entropy
         self._highest: float | None = None
         self._rows: deque[UpdateRecord] = deque(maxlen=WINDOW)
@@ -161,7 +166,7 @@ class Health:
         if entropy is not None:
             self._highest = entropy if self._highest is None else max(entropy, self._highest)
         window = summarise(self._rows, self._largest, self._highest)
-        found = [rule for rule in RULES if rule.holds(window)]
+        found = [rule for rule in self._rules if rule.holds(window)]
         new = [f"{rule.name}: {rule.advice.format(w=window)}" for rule in found if rule.name not in self._said]
         self._said = {rule.name for rule in found}
         return [rule.name for rule in found], new

@@ -162,11 +162,18 @@ def _eval_result(score: LevelScore, dmlab: bool) -> EvalResult:
     )
 
 
+_ALGORITHMS = {
+    "FIXPO": "FixPO (Zentner et al. 2023), whose trust region is enforced at every policy update",
+    "TRPO": "TRPO (Schulman et al. 2015)",
+    "PPO_KL": "PPO with an adaptive KL penalty (Schulman et al. 2017)",
+    "KL_PROJECTION": "PPO with a KL projection layer (Otto et al. 2021)",
+}
+
+
 def _introduction(card: Card) -> str:
     config = card.config
     name = card.repo_id.rpartition("/")[2]
-    what = {"FIXPO": "FixPO (Zentner et al. 2023), whose trust region is enforced at every policy update"}
-    algo = what.get(str(config["algo"]), f"{config['algo']} of sample-factory")
+    algo = _ALGORITHMS.get(str(config["algo"]), f"{config['algo']} of sample-factory")
     text = f"# {name}\n\nA policy for `{config['env']}`, trained by {algo}, with sf_fixpo {__version__} on sample-factory."
     if card.dmlab:
         text += f"\n\nEngine: `{config.get('dmlab_engine', 'not recorded')}`."
@@ -224,6 +231,8 @@ def _trust_region(card: Card) -> str:
 
 
 def _verdict(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst: float) -> str:
+    if (algo := config.get("algo", "FIXPO")) != "FIXPO":
+        return f"`--algo={algo}` does not bound the KL of every state: `eps_kl` is the yardstick below, and nothing was enforced."
     if config.get("fixup") == "off":
         return "The fixup phase was off (`--fixup=off`): nothing was enforced."
     if config.get("kl_stat") == "mean":

@@ -57,9 +57,10 @@ class UpdateRecord:
         health: what is wrong with the run by the last updates, by name (`records.health`); mostly empty.
         host_reads: times the host waited for a number of the device.
         seconds: time per phase: `prepare`, `self_test` (first update), `reference`, `statistics`,
-            `primary`, `check`, `fixup`, `back`, `publish`.
+            `policy` (TRPO), `primary`, `check`, `fixup`, `back`, `publish`.
         tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
             `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
+        method: what an algorithm other than FixPO says of its update, numbers by name (`baselines`); such a run may pass eps_kl.
     """
 
     policy_id: int
@@ -92,6 +93,7 @@ class UpdateRecord:
     health: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    method: dict[str, float] = field(default_factory=dict)
 
     @property
     def kl_max_rel(self) -> float:
@@ -99,10 +101,11 @@ class UpdateRecord:
         return max(self.kl_max, self.kl_max_stale or 0.0) / self.eps_kl
 
     def to_row(self) -> dict:
-        """The row of the update log; `tasks` is there in runs on several only."""
+        """The row of the update log; `tasks` is there in runs on several only, `method` where an algorithm says something."""
         row = asdict(self)
-        if not self.tasks:
-            del row["tasks"]
+        for key in ("tasks", "method"):
+            if not row[key]:
+                del row[key]
         return row
 
     def to_scalars(self) -> dict[str, float]:
@@ -112,9 +115,10 @@ class UpdateRecord:
             del row[key]
         seconds = row.pop("seconds")
         betas = {key: row.pop(key) for key in ("beta", "beta_of_mean")}
-        tasks = row.pop("tasks", {})
+        tasks, method = row.pop("tasks", {}), row.pop("method", {})
         scalars = {key: float(value) for key, value in row.items() if value is not None}
         scalars["kl_max_rel"] = self.kl_max_rel
+        scalars.update({f"method/{key}": value for key, value in method.items()})
         scalars.update({key: beta for key, beta in betas.items() if not isinstance(beta, list)})
         for number, (name, figures) in enumerate(tasks.items()):
             scalars.update({f"{number:02d}_{name}/{key}": value for key, value in figures.items() if value is not None})

@@ -153,7 +153,7 @@ def print_summary(runner: Runner, console: Console) -> None:
     steps = runner.total_env_steps_since_resume or 0
     table.add_row("steps", f"{sum(runner.env_steps.values()):,}")
     table.add_row("FPS", f"{steps / seconds:,.0f} ({seconds:,.0f} s)")
-    for policy_id in range(runner.cfg.num_policies if runner.cfg.algo == "FIXPO" else 0):
+    for policy_id in range(runner.cfg.num_policies if runner.cfg.algo != "APPO" else 0):
         try:
             rows = latest_rows(join(experiment_dir(runner.cfg, mkdir=False), UPDATE_LOG), policy_id)
         except FileNotFoundError:

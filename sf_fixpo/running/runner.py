@@ -28,6 +28,7 @@ from sample_factory.utils.utils import log
 from signal_slot.signal_slot import EventLoopProcess, Timer
 
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
+from sf_fixpo.baselines.registry import LEARNERS
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
@@ -112,7 +113,8 @@ class _FixPORunner(Runner):
         self.emit("task_returns", returns)
 
     def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
-        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
+        algo = LEARNERS[self.cfg.algo]
+        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id, algo)
 
     def child_processes(self) -> list[EventLoopProcess]:
         """Every process of the run, started or not."""

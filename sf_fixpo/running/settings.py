@@ -15,7 +15,8 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 
 from sf_fixpo.algorithm.config import add_fixpo_args, faults
-from sf_fixpo.learning.worker import LEARNERS
+from sf_fixpo.baselines.registry import LEARNERS
+from sf_fixpo.baselines.settings import add_baseline_args, baseline_faults, unheeded_reasons
 from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
 from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
 from sf_fixpo.running.supervision import errors_only
@@ -49,6 +50,7 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
             # it has a linear decay, and leaves it out of the choices
             action.choices = [*(action.choices or ()), "linear_decay"]
     add_fixpo_args(parser)
+    add_baseline_args(parser)
     add_eval_args(parser)
     parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
 
@@ -111,11 +113,12 @@ _NOT_BY_FIXPO = {
 def unheeded_faults(cfg: Config) -> list[str]:
     """Flags on the command line that would silently do nothing: one line each."""
     reasons = {**_HEEDED_BY_NOBODY, **(_NOT_BY_FIXPO if cfg.algo == "FIXPO" else {})}
+    others = unheeded_reasons(cfg.algo)
     given = cfg.get("cli_args") or {}
     return [
-        f"--{name}={value}: has no effect with --algo={cfg.algo}, leave it out: {reasons[name]}"
+        f"--{name}={value}: has no effect with --algo={cfg.algo}, leave it out: {reasons.get(name) or others[name]}"
         for name, value in given.items()
-        if name in reasons and value
+        if (name in reasons and value) or name in others
     ]
 
 
@@ -128,4 +131,4 @@ def run_faults(cfg: Config) -> list[str]:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
-    return found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + eval_faults(cfg)
+    return found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + baseline_faults(cfg) + eval_faults(cfg)

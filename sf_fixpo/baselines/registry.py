@@ -1,0 +1,47 @@
+"""Every algorithm by the name that `--algo` takes: FixPO, sample-factory's own learner, and the others as thin learners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sample_factory.algo.learning.learner import Learner
+
+from sf_fixpo.algorithm.config import FixPOConfig
+from sf_fixpo.baselines.settings import TRPOConfig, read_settings, unbounded
+from sf_fixpo.baselines.trpo import TRPO
+from sf_fixpo.learning.checkpointing import CheckpointingLearner
+from sf_fixpo.learning.improvement import Improvement
+from sf_fixpo.learning.learner import FixPOLearner
+from sf_fixpo.records.health import RULES_FOR_ALL, Health
+
+
+class BaselineLearner(FixPOLearner):
+    """FixPO's learner with another way to move the candidate, and no bound that is enforced: the row records what it was.
+
+    The batch, the reference, the staged policy whose divergence is measured, the way back from a number that is none, the gate
+    and the checkpoints are FixPO's.
+    """
+
+    def init(self):
+        """As FixPO's; no rule of health speaks of flags that this algorithm does not heed."""
+        data = super().init()
+        self.health = Health(None, RULES_FOR_ALL)
+        return data
+
+    def _settings(self) -> FixPOConfig:
+        return unbounded(FixPOConfig.from_cfg(self.cfg))
+
+    def _parts(self) -> tuple[Any, ...]:
+        """What `Improvement` takes."""
+        return self.candidate, self.optimizer, self.multiplier, self.mean_multiplier, self.cfg
+
+
+class TRPOLearner(BaselineLearner):
+    """`--algo=TRPO`."""
+
+    def _make_improvement(self) -> Improvement:
+        return TRPO(*self._parts(), settings=read_settings(TRPOConfig, self.cfg), action_space=self.env_info.action_space)
+
+
+# APPO is sample-factory's own learner; only its checkpoint files are ours
+LEARNERS: dict[str, type[Learner]] = {"FIXPO": FixPOLearner, "APPO": CheckpointingLearner, "TRPO": TRPOLearner}
