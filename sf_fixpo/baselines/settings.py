@@ -39,8 +39,8 @@ class TRPOConfig:
 # By the name that --algo takes.
 SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig})
 
-# FixPO's flags that the others heed: the yardstick of the update log, what a row is measured against, and how a run ends.
-_HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "max_rollbacks", "audit_every"})
+# FixPO's flags that the others heed: the yardstick of a row, what it is measured against and by how many
+_HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "fixup_batch_size", "max_rollbacks", "audit_every"})
 _APPO_ONLY = ("ppo_clip_ratio", "kl_loss_coeff")
 
 Settings = TypeVar("Settings")

@@ -161,7 +161,7 @@ class TRPO(Improvement):
         loss, _, _ = surrogate.measure()
         slope = surrogate.gradient()
         progress.host_reads += 3
-        progress.last_losses = {"policy_loss": torch.tensor(loss), "adv_std": surrogate.adv_std}
+        progress.last_losses = {"policy_loss": loss, "adv_std": surrogate.adv_std}
         if not (math.isfinite(loss) and bool(slope.isfinite().all())):
             progress.bad = torch.ones_like(progress.bad)
             return

@@ -1,0 +1,31 @@
+"""Every algorithm through the real training program: it ends well, and leaves rows, a card and a verdict that say what it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from programs import SERIAL, checkpoints_of, train
+
+from sf_fixpo import audit
+from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
+
+RUNS = {
+    "TRPO": ("--algo=TRPO", "--use_rnn=True", "--rnn_size=8", "--recurrence=-1"),
+}
+
+
+@pytest.mark.parametrize("algo", RUNS)
+def test_a_run_of_a_few_thousand_steps(tmp_path, algo):
+    flags = (*SERIAL, *RUNS[algo], "--train_for_env_steps=2048", "--audit_every=8", "--eps_kl=0.0001", "--seed=1")
+    run = train(tmp_path, "run", *flags)
+    assert run.popen.returncode == 0, run.report()
+    assert f"run: {algo} on " in run.stdout
+    rows = latest_rows(tmp_path / "run" / UPDATE_LOG)
+    assert len(rows) >= 2048 // 64
+    assert all(row["method"] for row in rows)
+    assert max(row["kl_max"] / row["eps_kl"] for row in rows) > 1, "a bound that none of these keeps, and no error"
+    assert all(row["fixup_steps"] == row["backtracks"] == 0 for row in rows)
+    assert checkpoints_of(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["algo"] == algo
+    assert audit.main([str(tmp_path / "run")]) == 0
