@@ -36,7 +36,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from torch import Tensor
 
-ALGOS = ("APPO", "FIXPO", "TRPO")
+ALGOS = ("APPO", "FIXPO", "TRPO", "PPO_KL", "KL_PROJECTION")
 # Where learners are made unless something else is said: `FIXPO_TEST_DEVICE=gpu` takes a whole test suite there.
 DEVICE = os.environ.get("FIXPO_TEST_DEVICE", "cpu")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each

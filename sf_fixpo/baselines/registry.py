@@ -7,7 +7,9 @@ from typing import Any
 from sample_factory.algo.learning.learner import Learner
 
 from sf_fixpo.algorithm.config import FixPOConfig
-from sf_fixpo.baselines.settings import TRPOConfig, read_settings, unbounded
+from sf_fixpo.baselines.kl_projection import KLProjection
+from sf_fixpo.baselines.ppo_kl import BETA_RANGE, PPOKL
+from sf_fixpo.baselines.settings import PPOKLConfig, ProjectionConfig, TRPOConfig, read_settings, unbounded
 from sf_fixpo.baselines.trpo import TRPO
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement
@@ -43,5 +45,30 @@ class TRPOLearner(BaselineLearner):
         return TRPO(*self._parts(), settings=read_settings(TRPOConfig, self.cfg), action_space=self.env_info.action_space)
 
 
+class PPOKLLearner(BaselineLearner):
+    """`--algo=PPO_KL`; beta is the multiplier, which checkpoints and rows have."""
+
+    def _settings(self) -> FixPOConfig:
+        beta = read_settings(PPOKLConfig, self.cfg).ppo_kl_beta_init
+        return unbounded(FixPOConfig.from_cfg(self.cfg), beta_init=beta, beta_max=BETA_RANGE[1])
+
+    def _make_improvement(self) -> Improvement:
+        return PPOKL(*self._parts(), settings=read_settings(PPOKLConfig, self.cfg))
+
+
+class KLProjectionLearner(BaselineLearner):
+    """`--algo=KL_PROJECTION`."""
+
+    def _make_improvement(self) -> Improvement:
+        settings = read_settings(ProjectionConfig, self.cfg)
+        return KLProjection(*self._parts(), settings=settings, action_space=self.env_info.action_space)
+
+
 # APPO is sample-factory's own learner; only its checkpoint files are ours
-LEARNERS: dict[str, type[Learner]] = {"FIXPO": FixPOLearner, "APPO": CheckpointingLearner, "TRPO": TRPOLearner}
+LEARNERS: dict[str, type[Learner]] = {
+    "FIXPO": FixPOLearner,
+    "APPO": CheckpointingLearner,
+    "TRPO": TRPOLearner,
+    "PPO_KL": PPOKLLearner,
+    "KL_PROJECTION": KLProjectionLearner,
+}

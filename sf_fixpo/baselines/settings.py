@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.flags import add_flags, at_least_one, field_fault, flag, not_negative, positive
+from sf_fixpo.algorithm.trust_region import ActionSpec
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,37 @@ class TRPOConfig:
     )
 
 
+@dataclass(frozen=True)
+class PPOKLConfig:
+    """Of `--algo=PPO_KL`."""
+
+    ppo_kl_target: float = flag(
+        0.01, "Mean KL of an update that beta is adapted to, nats (paper: d_targ)", allowed="a number > 0", valid=positive
+    )
+    ppo_kl_beta_init: float = flag(1.0, "Penalty on the KL at the start (paper: beta)", allowed="a number > 0", valid=positive)
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """Of `--algo=KL_PROJECTION`."""
+
+    proj_mean_bound: float = flag(
+        0.03,
+        "Bound of the mean's part of the KL at every state, of the projected policy, nats",
+        allowed="a number > 0",
+        valid=positive,
+    )
+    proj_cov_bound: float = flag(0.001, "Bound of the covariance's part of the same", allowed="a number > 0", valid=positive)
+    proj_trust_region_coeff: float = flag(
+        8.0,
+        "Weight of the regression loss that pulls the network, which is deployed, to the projected policy",
+        allowed="a number >= 0",
+        valid=not_negative,
+    )
+
+
 # By the name that --algo takes.
-SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig})
+SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig, "PPO_KL": PPOKLConfig, "KL_PROJECTION": ProjectionConfig})
 
 # FixPO's flags that the others heed: the yardstick of a row, what it is measured against and by how many
 _HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "fixup_batch_size", "max_rollbacks", "audit_every"})
@@ -83,6 +113,19 @@ def baseline_faults(cfg: Any) -> list[str]:
                 f"--lr_schedule={schedule}: must be constant or linear_decay with --algo=TRPO, whose rate is the critic's"
             )
     return found
+
+
+def space_faults(cfg: Any, spec: ActionSpec) -> list[str]:
+    """Whether an algorithm can act in a space, once the environment has told it.
+
+    Args:
+        cfg: of the run.
+        spec: what the action parameters of the environment's space are.
+    """
+    if _get(cfg, "algo") == "KL_PROJECTION" and [kind for kind, _ in spec] != ["gaussian"]:
+        kinds = ", ".join(kind for kind, _ in spec)
+        return [f"--algo=KL_PROJECTION: projects Gaussian policies; the actions of --env={_get(cfg, 'env')} are {kinds}"]
+    return []
 
 
 def unheeded_reasons(algo: str) -> dict[str, str]:

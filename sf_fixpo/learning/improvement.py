@@ -94,7 +94,7 @@ class Improvement:
     def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
         """Called once an update, before its first epoch; nothing for FixPO."""
 
-    def finish(self, batch: Batch, verifier: Verifier) -> None:
+    def finish(self, batch: Batch, progress: Progress, verifier: Verifier) -> None:
         """Called once an update that was not undone, with the state that will be published staged."""
         moved = kl_statistic(verifier.kl(), batch.valids, "mean", batch.beta_ids, self.mean_multiplier.beta.numel())
         self.mean_multiplier.step(*moved)

@@ -242,7 +242,7 @@ class FixPOLearner(CheckpointingLearner):
                     break
         verified = self._verify(result, progress)
         if not progress.rolled_back:
-            self.improvement.finish(batch, self.verifier)
+            self.improvement.finish(batch, progress, self.verifier)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
         with self._timer.phase("publish"):

@@ -29,6 +29,7 @@ from signal_slot.signal_slot import EventLoopProcess, Timer
 
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.baselines.registry import LEARNERS
+from sf_fixpo.baselines.settings import space_faults
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
@@ -245,7 +246,7 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     """Faults that show only once the environment's spaces and number of agents are known."""
     found = []
     try:
-        action_spec(env_info.action_space)
+        found += space_faults(cfg, action_spec(env_info.action_space))
     except ValueError as exc:
         found.append(f"--env={cfg.env}: {exc}")
     agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker

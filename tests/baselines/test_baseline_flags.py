@@ -31,6 +31,11 @@ BAD = [
     ("TRPO", "trpo_damping", "-0.1", "a number >= 0"),
     ("TRPO", "trpo_backtrack_iters", "0", "an integer >= 1"),
     ("TRPO", "trpo_backtrack_coeff", "1.0", "a number > 0 and < 1"),
+    ("PPO_KL", "ppo_kl_target", "0.0", "a number > 0"),
+    ("PPO_KL", "ppo_kl_beta_init", "-1.0", "a number > 0"),
+    ("KL_PROJECTION", "proj_mean_bound", "0.0", "a number > 0"),
+    ("KL_PROJECTION", "proj_cov_bound", "inf", "a number > 0"),
+    ("KL_PROJECTION", "proj_trust_region_coeff", "-8.0", "a number >= 0"),
 ]
 
 
@@ -75,7 +80,9 @@ def test_what_a_row_is_measured_by_is_heeded(tmp_path, algo):
 
 
 def test_trpo_takes_no_vtrace_and_no_rate_by_the_kl(tmp_path):
-    [line] = refusal(tmp_path, "--algo=TRPO", "--with_vtrace=True", "--normalize_returns=False")
+    [line] = refusal(
+        tmp_path, "--algo=TRPO", "--with_vtrace=True", "--normalize_returns=False", "--recurrence=-1", "--use_rnn=True"
+    )
     assert line.startswith("--with_vtrace=True: must be False with --algo=TRPO")
     [line] = refusal(tmp_path, "--algo=TRPO", "--lr_schedule=kl_adaptive_epoch")
     assert line.startswith("--lr_schedule=kl_adaptive_epoch: must be constant or linear_decay with --algo=TRPO")

@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 
 import pytest
-from programs import SERIAL, checkpoints_of, train
+from programs import PARALLEL, SERIAL, checkpoints_of, train
 
 from sf_fixpo import audit
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 RUNS = {
-    "TRPO": ("--algo=TRPO", "--use_rnn=True", "--rnn_size=8", "--recurrence=-1"),
+    "TRPO": ("--use_rnn=True", "--rnn_size=8", "--recurrence=-1"),
+    "PPO_KL": (),
+    "KL_PROJECTION": ("--env=gym_Pendulum-v1",),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", RUNS)
 def test_a_run_of_a_few_thousand_steps(tmp_path, algo):
-    flags = (*SERIAL, *RUNS[algo], "--train_for_env_steps=2048", "--audit_every=8", "--eps_kl=0.0001", "--seed=1")
+    flags = (
+        *SERIAL,
+        f"--algo={algo}",
+        *RUNS[algo],
+        "--train_for_env_steps=2048",
+        "--audit_every=8",
+        "--eps_kl=0.0001",
+        "--seed=1",
+    )
     run = train(tmp_path, "run", *flags)
     assert run.popen.returncode == 0, run.report()
     assert f"run: {algo} on " in run.stdout
@@ -29,3 +40,21 @@ def test_a_run_of_a_few_thousand_steps(tmp_path, algo):
     assert checkpoints_of(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["algo"] == algo
     assert audit.main([str(tmp_path / "run")]) == 0
+
+
+def test_a_projection_of_categories_is_refused(tmp_path):
+    run = train(tmp_path, "run", *SERIAL, "--algo=KL_PROJECTION", "--train_for_env_steps=64")
+    assert run.popen.returncode == 2
+    assert "--algo=KL_PROJECTION: projects Gaussian policies; the actions of --env=gym_CartPole-v1 are categorical" in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", RUNS)
+def test_asynchronous_processes_and_a_resumed_run(tmp_path, algo):
+    flags = (*PARALLEL, f"--algo={algo}", *RUNS[algo], "--seed=1")
+    for steps in (1024, 2048):
+        run = train(tmp_path, "run", *flags, f"--train_for_env_steps={steps}")
+        assert run.popen.returncode == 0, run.report()
+    rows = latest_rows(tmp_path / "run" / UPDATE_LOG)
+    assert rows[-1]["env_steps"] >= 2048
+    assert [row["policy_version"] for row in rows] == sorted({row["policy_version"] for row in rows})
