@@ -40,12 +40,13 @@ class KLProjection(Improvement):
         return project(parameters, old, self.settings.proj_mean_bound, self.settings.proj_cov_bound)
 
     def _distribution(self, parameters: Tensor, minibatch: AttrDict) -> Any:
-        return get_action_distribution(self._action_space, raw_logits=self._project(parameters, minibatch.bound))
+        projected = self._project(parameters, minibatch.bound)
+        self._target = projected.detach()  # the penalty of the same step asks for it: half the time of a step is in finding it
+        return get_action_distribution(self._action_space, raw_logits=projected)
 
     def _penalty(self, kl: Tensor, parameters: Tensor, minibatch: AttrDict) -> Tensor:
         """The regression loss: mean_s of the distance from the network's output to its projection, times its coefficient."""
-        projected = self._project(parameters.detach(), minibatch.bound)
-        apart = distance(parameters, projected, minibatch.bound)
+        apart = distance(parameters, self._target, minibatch.bound)
         return self.settings.proj_trust_region_coeff * masked_mean(apart, minibatch.valids)
 
     def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:

@@ -17,7 +17,6 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algo", RUNS)
 def test_a_run_of_a_few_thousand_steps(tmp_path, algo):
     flags = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -252,13 +253,34 @@ def test_the_step_is_the_natural_gradient_of_the_dense_matrix(tmp_path, monkeypa
     slope = surrogate.gradient()
     solved = np.linalg.solve(dense, -slope.double().numpy())
     expected = math.sqrt(2 * 0.01 / (solved @ dense @ solved)) * solved
-    x, residual, _ = ng.conjugate_gradient(lambda v: surrogate.fisher_product(v) + 0.1 * v, -slope, 100)
-    step = ng.full_step(x, surrogate.fisher_product(x) + 0.1 * x, 0.01)
-    assert residual < 1e-4
-    assert np.allclose(step.numpy(), expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
-    ng.assign(surrogate.parameters, ng.flatten(surrogate.parameters) + step)
+    start = ng.flatten(surrogate.parameters)
+    progress = SimpleNamespace(method={}, host_reads=0, last_losses={}, bad=torch.tensor(False))
+    learner.improvement._natural_step(progress, surrogate)
+    found = progress.method
+    step = (ng.flatten(surrogate.parameters) - start).numpy() / found["step_scale"]
+    assert found["cg_residual"] < 1e-4
+    assert found["accepted"] == 1.0
+    assert np.allclose(step, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
     batch = surrogate._batch
     pi = batch.parameters(surrogate._policy, batch.obs, 64)
     mean = float(masked_mean(action_kl(surrogate.centre, pi, surrogate._spec), batch.valids))
-    assert mean == pytest.approx(surrogate.measure()[1], rel=1e-5)
-    assert 0.3 * 0.01 < mean < 1.5 * 0.01  # the damping takes its part of the quadratic
+    assert mean == pytest.approx(found["kl_mean"], rel=1e-5)
+    assert 0.3 * 0.01 < mean <= 0.01  # the damping takes its part of the quadratic
+
+
+def test_conjugate_gradients_take_as_many_steps_as_they_are_asked_for(tmp_path, monkeypatch):
+    calls = []
+    product = trpo.Surrogate.fisher_product
+
+    def counted(self, vector):
+        calls.append(1)
+        return product(self, vector)
+
+    monkeypatch.setattr(trpo.Surrogate, "fisher_product", counted)
+    residuals = []
+    for iterations in (1, 5, 30):
+        calls.clear()
+        learner = make(tmp_path / str(iterations), trpo_cg_iters=iterations)
+        residuals.append(run(learner, 1)[0]["method"]["cg_residual"])
+        assert len(calls) <= iterations + 1  # one for the length of the step
+    assert residuals[2] < residuals[1] < residuals[0]
