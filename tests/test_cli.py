@@ -74,7 +74,7 @@ def test_no_environment(refusal):
         ("--env_start_timeout=0", "--env_start_timeout=0.0", "a number > 0, seconds"),
         ("--kl_stat=median", "--kl_stat=median", "one of max, mean"),
         ("--reference=old", "--reference=old", "one of auto, previous, behaviour"),
-        ("--algo=PPO", "--algo=PPO", "one of FIXPO, APPO"),
+        ("--algo=PPO", "--algo=PPO", "one of FIXPO, APPO, TRPO, PPO_KL, KL_PROJECTION"),
         ("--batch_size=100", "--batch_size=100", "a multiple of --rollout=128"),
     ],
 )
