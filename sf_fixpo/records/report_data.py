@@ -16,10 +16,9 @@ from sf_fixpo.records.comparison import group_names
 from sf_fixpo.records.health import describe
 from sf_fixpo.records.model_card import LevelScore, level_scores
 from sf_fixpo.records.run_folders import sweep_state
-from sf_fixpo.records.run_logs import EVALUATION_LOG, Experiment, read_experiment, read_scalars
+from sf_fixpo.records.run_logs import EVALUATION_LOG, FPS_TAG, Experiment, read_experiment, read_scalars
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 
-FPS_TAG = "perf/_fps"
 _LARGEST_FILM = 4 << 20  # bytes: what a page can carry
 _LONGEST_LABEL = 32  # letters: what a legend can
 

@@ -14,6 +14,7 @@ from sf_fixpo.records.update_log import TRACE_LOG, UPDATE_LOG, latest_rows, read
 
 RETURN_TAG = "reward/reward"
 ENTROPY_TAG = "train/entropy"
+FPS_TAG = "perf/_fps"
 EVALUATION_LOG = "evaluations.jsonl"
 
 
