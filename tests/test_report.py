@@ -207,6 +207,40 @@ def test_bad_input_is_refused_in_words(tmp_path, monkeypatch, capsys, argv, said
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        [],
+        5,
+        {},
+        {"policy_id": 0},
+        update_row(1, kl_max=None),
+        update_row(1, eps_kl=0),
+        update_row(1, beta=[]),
+        update_row(1, beta="1"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path, capsys, row):
+    folder = write_run(tmp_path / "run", [update_row(1), row], scalars=False)
+    assert report.main([str(folder), f"--out={tmp_path / 'x.html'}"]) == 2
+    assert "updates.jsonl: not an update log: " in capsys.readouterr().err
+
+
+def test_rows_of_older_versions_and_numbers_that_are_none_are_shown(tmp_path):
+    keep = ("policy_id", "policy_version", "env_steps", "eps_kl", "kl_max", "beta", "primary_steps", "fixup_steps")
+    rows = [{key: update_row(i)[key] for key in keep} for i in range(1, 4)]
+    rows += [
+        update_row(4, kl_max=float("nan")),
+        update_row(5, kl_max_stale=float("inf")),
+        update_row(6, kl_max_stale=float("nan")),
+    ]
+    folder = write_run(tmp_path / "run", rows, scalars=False)
+    (folder / "evaluations.jsonl").write_text('{"policy_id": 0, "levels": {"x": {}}}\n[]\n')
+    page, _ = make_page(tmp_path, folder)
+    assert "The guarantee is broken" in page.text
+    assert "3 updates over the bound" in page.text
+
+
+@pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 60_000, [0, 20e3, 40e3, 60e3]), (-3, 3, [-2, 0, 2]), (5, 5, [5])],
 )

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sf_fixpo import __version__
+from sf_fixpo.records.update_log import kl_over_bound
 
 FORMAT = 1  # of the metadata
 KEY = "sf_fixpo"  # under which a file has them, as JSON
@@ -43,7 +44,7 @@ def describe_actions(space: spaces.Space) -> list[dict[str, Any]]:
     return found
 
 
-def describe_guarantee(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], version: int) -> dict[str, Any] | None:
+def describe_guarantee(config: Mapping[str, Any], rows: Sequence[dict[str, Any]], version: int) -> dict[str, Any] | None:
     """The bound, and how the policy and its predecessors kept it; None for an algorithm that promises none.
 
     Args:
@@ -55,17 +56,14 @@ def describe_guarantee(config: Mapping[str, Any], rows: Sequence[Mapping[str, An
     if config.get("algo") != "FIXPO" or not rows:
         return None
 
-    def over_bound(row: Mapping[str, Any]) -> float:
-        return max(row["kl_max"], row.get("kl_max_stale") or 0.0) / row["eps_kl"]
-
     last = rows[-1]
     return {
         "enforced": config.get("fixup") != "off",
         "eps_kl": last["eps_kl"],
         **{name: config.get(name) for name in ("kl_stat", "kl_direction", "reference")},
         "updates": len(rows),
-        "largest_kl_over_eps_kl": max(over_bound(row) for row in rows),
-        "of_this_version": over_bound(last) if last["policy_version"] == version else None,
+        "largest_kl_over_eps_kl": max(kl_over_bound(row) for row in rows),
+        "of_this_version": kl_over_bound(last) if last["policy_version"] == version else None,
     }
 
 
@@ -78,7 +76,7 @@ def make_metadata(
     keys: Sequence[str],
     action_space: spaces.Space,
     state_size: int,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Everything but what the check at export has found.
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sf_fixpo.records.live import HISTORY, View, figures_of, kl_of, time_left
+from sf_fixpo.records.live import HISTORY, View, figures_of, time_left
 from sf_fixpo.records.run_logs import FPS_TAG, RETURN_TAG
-from sf_fixpo.records.update_log import UPDATE_LOG
+from sf_fixpo.records.update_log import UPDATE_LOG, kl_over_bound, row_fault
 
 _SILENT_SECONDS = 120.0  # without a file that grows, a run whose process cannot be seen is taken for over
 _FPS_SECONDS = 60.0  # that the speed is measured over
@@ -75,15 +75,15 @@ class UpdateTail:
         self._at += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):  # torn by a crash, or of another program
+            with suppress(ValueError):  # torn by a crash
                 self._take(json.loads(line))
         if self.rows:
             self.grown = modified
 
-    def _take(self, row: dict[str, Any]) -> None:
-        if row["policy_id"] != self._policy_id:
+    def _take(self, row: Any) -> None:
+        if row_fault(row) is not None or row.get("policy_id") != self._policy_id:
             return
-        kl = kl_of(row)
+        kl = kl_over_bound(row)
         while self.rows and self.rows[-1]["policy_version"] >= row["policy_version"]:
             self.rows.pop()  # made again after a crash
         self.rows.append(row)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sf_fixpo.records.update_log import kl_over_bound
+
 WINDOW = 20  # updates that means and shares are of
 HISTORY = 240  # updates that are kept for a picture
 _BARS = "▁▂▃▄▅▆▇█"
@@ -135,19 +137,14 @@ def size_text(size: float) -> str:
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
-def kl_of(row: Mapping[str, Any]) -> float:
-    """The larger of kl_max and kl_max_stale over the bound."""
-    return max(row["kl_max"], row.get("kl_max_stale") or 0.0) / row["eps_kl"]
-
-
-def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def figures_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The fields of a `View` that the latest rows of an update log say something about; none of no rows."""
     if not rows:
         return {}
     latest = rows[-WINDOW:]
     names = dict.fromkeys(name for row in latest for name in row.get("seconds", {}))
     return {
-        "kl": [kl_of(row) for row in rows],
+        "kl": [kl_over_bound(row) for row in rows],
         "beta": [float(np.mean(row["beta"])) for row in rows],
         "fixup": sum(row["fixup_steps"] for row in latest) / max(1, sum(row["primary_steps"] for row in latest)),
         "lag": _mean([row.get("lag_mean") for row in latest]),

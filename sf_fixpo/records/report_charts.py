@@ -8,7 +8,7 @@ import numpy as np
 
 from sf_fixpo.records.charts import Bars, Chart, Series
 from sf_fixpo.records.comparison import combine
-from sf_fixpo.records.report_data import Group, RunData, kl_over_bound, phase_seconds, share_curve
+from sf_fixpo.records.report_data import Group, RunData, kls_over_bound, phase_seconds, share_curve
 
 Curve = tuple[np.ndarray, np.ndarray]
 _MEAN = "Mean of a group's runs; the band is the 95 % interval of that mean by Student's t."
@@ -29,7 +29,7 @@ def _returns(run: RunData) -> Curve:
 
 
 def _kl(run: RunData) -> Curve:
-    return run.steps, kl_over_bound(run.rows)
+    return run.steps, kls_over_bound(run.rows)
 
 
 def _beta(run: RunData) -> Curve:

@@ -16,8 +16,8 @@ from sf_fixpo.records.comparison import group_names
 from sf_fixpo.records.health import describe
 from sf_fixpo.records.model_card import LevelScore, level_scores
 from sf_fixpo.records.run_folders import sweep_state
-from sf_fixpo.records.run_logs import EVALUATION_LOG, FPS_TAG, Experiment, read_experiment, read_scalars
-from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
+from sf_fixpo.records.run_logs import EVALUATION_LOG, FPS_TAG, Experiment, LogError, read_experiment, read_scalars
+from sf_fixpo.records.update_log import UPDATE_LOG, kl_over_bound, read_rows, row_fault
 
 _LARGEST_FILM = 4 << 20  # bytes: what a page can carry
 _LONGEST_LABEL = 32  # letters: what a legend can
@@ -90,9 +90,9 @@ def _letters(number: int) -> str:
     return (_letters(first - 1) if first else "") + chr(ord("A") + last)
 
 
-def kl_over_bound(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """[updates] the KL that the guarantee is about, over its bound: the larger of kl_max and kl_max_stale."""
-    return np.asarray([max(row["kl_max"], row.get("kl_max_stale") or 0.0) / row["eps_kl"] for row in rows], dtype=float)
+def kls_over_bound(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """[updates] `kl_over_bound` of each."""
+    return np.asarray([kl_over_bound(row) for row in rows], dtype=float)
 
 
 def is_enforced(config: Mapping[str, Any]) -> bool:
@@ -112,7 +112,12 @@ def read_run(folder: Path, name: str, policy_id: int, publish: Callable[[Mapping
     Raises:
         LogError: a log is missing or not readable.
     """
-    read = read_experiment(folder, policy_id)
+    try:
+        read = read_experiment(folder, policy_id)
+    except (TypeError, AttributeError) as exc:  # rows that are no objects
+        raise LogError(f"{folder / UPDATE_LOG}: not an update log: {exc}") from exc
+    if fault := next(filter(None, map(row_fault, read.rows)), None):
+        raise LogError(f"{folder / UPDATE_LOG}: not an update log: a row {fault}")
     experiment = Experiment(
         name, publish(read.config), read.rows, read.return_steps, read.returns, read.entropy_steps, read.entropies
     )
@@ -133,7 +138,14 @@ def _read_evaluations(folder: Path, policy_id: int) -> list[dict[str, Any]]:
         rows = list(read_rows(folder / EVALUATION_LOG))
     except (OSError, ValueError):
         return []
-    return [row for row in rows if isinstance(row, dict) and row.get("policy_id") == policy_id and "levels" in row]
+    return [row for row in rows if _is_evaluation(row) and row.get("policy_id") == policy_id]
+
+
+def _is_evaluation(row: Any) -> bool:
+    """Whether a row of the evaluation log has what is shown."""
+    if not isinstance(row, dict) or not isinstance(row.get("env_steps"), int) or not isinstance(row.get("levels"), dict):
+        return False
+    return all(isinstance(level, dict) and {"mean", "se", "n"} <= level.keys() for level in row["levels"].values())
 
 
 def _read_scores(folder: Path) -> list[LevelScore]:
@@ -180,7 +192,7 @@ def faults_of(experiment: Experiment) -> list[str]:
     """What the update log says went wrong, worst first."""
     rows, config = experiment.rows, experiment.config
     found = []
-    if rows and is_enforced(config) and (over := int((~(kl_over_bound(rows) <= 1)).sum())):
+    if rows and is_enforced(config) and (over := int((~(kls_over_bound(rows) <= 1)).sum())):
         found.append(_plural(over, "over the bound: THE GUARANTEE IS BROKEN"))
     counts = (
         ("rolled_back", "undone, because a number was not finite"),

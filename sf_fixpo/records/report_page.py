@@ -16,7 +16,7 @@ from sf_fixpo import __version__
 from sf_fixpo.records.charts import draw, draw_bars, short_number
 from sf_fixpo.records.comparison import REPETITION, differing, interval, last_tenth, value_text
 from sf_fixpo.records.report_charts import charts_of, phase_bars
-from sf_fixpo.records.report_data import Group, RunData, is_enforced, kl_over_bound
+from sf_fixpo.records.report_data import Group, RunData, is_enforced, kls_over_bound
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 _MOST_FILMS = 4
@@ -93,7 +93,7 @@ def with_interval(values: Sequence[float]) -> str:
 
 
 def _worst(run: RunData) -> float:
-    return float(np.max(kl_over_bound(run.rows))) if run.rows else math.nan
+    return float(np.max(kls_over_bound(run.rows))) if run.rows else math.nan
 
 
 def _beta_at_end(run: RunData) -> float:
@@ -116,8 +116,8 @@ def _verdict(runs: Sequence[RunData]) -> str:
         others = "<code>--fixup=off</code>, <code>--kl_stat=mean</code>, or another algorithm"
         return f"<p>No run here promises a bound at every state ({others}).</p>"
     updates = sum(len(run.rows) for run in bound)
-    broken = sum(int((~(kl_over_bound(run.rows) <= 1)).sum()) for run in bound)
-    worst = max(_worst(run) for run in bound)
+    broken = sum(int((~(kls_over_bound(run.rows) <= 1)).sum()) for run in bound)
+    worst = float(np.max([_worst(run) for run in bound]))  # what is no number stays so
     said = f"at {updates:,} updates of {_count(len(bound), 'run')} the largest KL / eps_kl was {worst:.4f}"
     if broken:
         return f'<p><span class="bad">The guarantee is broken</span> at {broken:,} updates: {said}.</p>'
@@ -130,7 +130,7 @@ def _summary(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
         runs = group.runs
-        worst = max((_worst(run) for run in runs if run.rows), default=math.nan)
+        worst = float(np.max([_worst(run) for run in runs if run.rows] or [math.nan]))
         rows.append(
             (
                 group.name if group.label == group.name else f"{group.label}: {group.name}",

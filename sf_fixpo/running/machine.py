@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -178,11 +179,17 @@ def judge_wandb(version: str | None, environment: Mapping[str, str]) -> Check:
 # --- measured here
 
 
+def driver_version(text: str) -> str | None:
+    """The version in what NVIDIA's kernel module says of itself; None where there is none."""
+    found = re.search(r"Kernel Module\D*(?:x86_64|aarch64)?\s+(\d+(?:\.\d+)+)", text)
+    return found[1] if found else None
+
+
 def check_cuda() -> Check:
     """Looks for a GPU and computes something on it."""
     driver, device, error = None, None, None
-    with suppress(OSError, IndexError):
-        driver = _DRIVER.read_text().split("Kernel Module")[1].split()[0]
+    with suppress(OSError):
+        driver = driver_version(_DRIVER.read_text())
     try:
         if torch.cuda.is_available():
             size = torch.cuda.get_device_properties(0).total_memory

@@ -17,9 +17,9 @@ from rich.table import Table
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.utils.utils import experiment_dir
 
-from sf_fixpo.records.live import HISTORY, View, figures_of, kl_of, plain_line, time_left
+from sf_fixpo.records.live import HISTORY, View, figures_of, plain_line, time_left
 from sf_fixpo.records.live_view import draw_panel
-from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, latest_rows
+from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, kl_over_bound, latest_rows
 from sf_fixpo.running.usage import UsageMeter
 
 _PLAIN_LINE_SECONDS = 10.0
@@ -96,7 +96,7 @@ class TrainingDisplay(AlgoObserver):
         returns = [float(np.mean(r)) for r in runner.policy_avg_stats.get("reward", []) if len(r) > 0]
         if returns:
             self._returns.append(float(np.mean(returns)))
-        policy_id = max(self._rows, key=lambda i: kl_of(self._rows[i][-1]), default=None)
+        policy_id = max(self._rows, key=lambda i: kl_over_bound(self._rows[i][-1]), default=None)
         rows = () if policy_id is None else tuple(self._rows[policy_id])
         return View(
             name=cfg.experiment,

@@ -68,3 +68,16 @@ def test_a_train_dir_that_is_none_fails(tmp_path):
     check = machine.check_disk(str(tmp_path / "notes" / "runs"))
     assert check.status == FAIL
     assert "notes is not a folder" in check.found
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder)", "570.86.15"),
+        ("GCC version:  gcc version 12.2.0", None),
+        ("", None),
+    ],
+)
+def test_the_driver_is_what_its_module_says(text, version):
+    assert machine.driver_version(text) == version
