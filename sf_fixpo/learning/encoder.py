@@ -31,7 +31,9 @@ def encode_instructions(words: Tensor, embedding: nn.Embedding, lstm: nn.LSTM) -
     Returns:
         [B, H]
     """
-    if words.device.type == "cpu":
+    # an exporter follows one batch for all: what depends on the numbers in it has no place there
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if words.device.type == "cpu" and not exported:
         return _encode_distinct(words, embedding, lstm)
     return _encode_all(words, embedding, lstm)
 

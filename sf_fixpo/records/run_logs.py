@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from sf_fixpo.records.update_log import TRACE_LOG, UPDATE_LOG, latest_rows, read
 
 RETURN_TAG = "reward/reward"
 ENTROPY_TAG = "train/entropy"
+FPS_TAG = "perf/_fps"
+EVALUATION_LOG = "evaluations.jsonl"
 
 
 class LogError(ValueError):
@@ -66,18 +69,25 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise LogError(f"{directory / 'config.json'}: cannot be read, is this an experiment folder? {exc}") from exc
 
 
-def read_scalars(directory: Path, tag: str, policy_id: int = 0) -> np.ndarray:
-    """[n, 3] environment steps, wall-clock seconds and value of a tag in the TensorBoard files; none where there are none."""
+def read_tags(directory: Path, tags: Sequence[str], policy_id: int = 0) -> dict[str, np.ndarray]:
+    """[n, 3] environment steps, wall-clock seconds and value of each tag in the TensorBoard files; none where there are none."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # slow to import
 
+    found = dict.fromkeys(tags, np.empty((0, 3)))
     folder = directory / ".summary" / str(policy_id)
     if not any(folder.glob("events*")):
-        return np.empty((0, 3))
+        return found
     accumulator = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     accumulator.Reload()
-    if tag not in accumulator.Tags()["scalars"]:
-        return np.empty((0, 3))
-    return np.asarray(sorted((event.step, event.wall_time, event.value) for event in accumulator.Scalars(tag)), dtype=float)
+    for tag in set(tags) & set(accumulator.Tags()["scalars"]):
+        events = sorted((event.step, event.wall_time, event.value) for event in accumulator.Scalars(tag))
+        found[tag] = np.asarray(events, dtype=float)
+    return found
+
+
+def read_scalars(directory: Path, tag: str, policy_id: int = 0) -> np.ndarray:
+    """`read_tags` for one of them."""
+    return read_tags(directory, [tag], policy_id)[tag]
 
 
 def read_returns(directory: Path, policy_id: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,12 @@ The update log (`updates.jsonl`) is the one source for plots, the closing summar
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 UPDATE_LOG = "updates.jsonl"
 TRACE_LOG = "trace.jsonl"
@@ -165,6 +167,28 @@ def latest_rows(path: str | os.PathLike, policy_id: int = 0) -> list[dict]:
                 rows.pop()
             rows.append(row)
     return rows
+
+
+# What every reader of a row relies on: numbers, but for a beta for each task.
+_ALWAYS = ("policy_version", "env_steps", "eps_kl", "kl_max", "beta", "primary_steps", "fixup_steps")
+
+
+def row_fault(row: Any) -> str | None:
+    """Why something is no row of an update log, as the end of a sentence; None where it is one."""
+    if not isinstance(row, dict):
+        return "is no JSON object"
+    for name in _ALWAYS:
+        value = row.get(name)
+        numbers = value if name == "beta" and isinstance(value, list) and value else [value]
+        if not all(isinstance(number, int | float) for number in numbers):
+            return f"has no number as {name}"
+    return None if row["eps_kl"] > 0 else "has an eps_kl that is not above 0"
+
+
+def kl_over_bound(row: dict[str, Any]) -> float:
+    """The KL that the guarantee is about, over its bound: the larger of `kl_max` and `kl_max_stale`; NaN where one is NaN."""
+    kls = [row["kl_max"], row.get("kl_max_stale") or 0.0]
+    return math.nan if any(math.isnan(kl) for kl in kls) else max(kls) / row["eps_kl"]
 
 
 def drop_torn_line(path: str | os.PathLike) -> None:

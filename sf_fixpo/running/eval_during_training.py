@@ -27,9 +27,9 @@ from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import experiment_dir, log
 
+from sf_fixpo.records.run_logs import EVALUATION_LOG
 from sf_fixpo.running.supervision import deaf_children, kill_tree
 
-EVALUATION_LOG = "evaluations.jsonl"
 FOLDER = "evaluations"  # of the experiment's folder: the checkpoints being evaluated, full results, output of those that failed
 _LOWEST_PRIORITY = 19
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}

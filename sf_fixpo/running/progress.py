@@ -1,23 +1,29 @@
-"""What a user sees of a run: the live line, the `fixpo/` scalars, the closing summary."""
+"""What a user sees of a run: the live panel, the `fixpo/` scalars, the closing summary."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from os.path import join
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.utils.utils import experiment_dir
 
-from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, latest_rows
+from sf_fixpo.records.live import HISTORY, View, figures_of, plain_line, time_left
+from sf_fixpo.records.live_view import draw_panel
+from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, kl_over_bound, latest_rows
+from sf_fixpo.running.usage import UsageMeter
 
 _PLAIN_LINE_SECONDS = 10.0
+_PANEL_SECONDS = 0.5
 _SCALAR_SECONDS = 2.0
 
 
@@ -25,21 +31,19 @@ def _beta_text(beta: float | Sequence[float]) -> str:
     return f"{min(beta):.3g}..{max(beta):.3g}" if isinstance(beta, Sequence) else f"{beta:.3g}"
 
 
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
-
-
 class TrainingDisplay(AlgoObserver):
-    """Live progress line on a terminal, a plain line every ten seconds elsewhere; writes the `fixpo/` scalars."""
+    """A live panel on a terminal, a plain line every ten seconds elsewhere; writes the `fixpo/` scalars."""
 
     def __init__(self, console: Console):
         """Shows nothing yet."""
         self._console = console
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._last_plain = 0.0
+        self._live: Live | None = None
+        self._meter: UsageMeter | None = None
+        self._last_shown = -math.inf
         self._last_scalars: dict[int, float] = {}
-        self._records: dict[int, UpdateRecord] = {}
+        self._rows: dict[int, deque[dict[str, Any]]] = {}
+        self._worst: dict[int, float] = {}
+        self._returns: deque[float] = deque(maxlen=HISTORY)
         self._started = time.monotonic()
 
     def on_init(self, runner: Runner) -> None:
@@ -47,17 +51,17 @@ class TrainingDisplay(AlgoObserver):
         runner.policy_msg_handlers[FIXPO_STATS] = [self._on_record]
 
     def on_start(self, runner: Runner) -> None:
-        """Opens the live line."""
+        """Opens the live panel."""
         self._started = time.monotonic()
         if self._console.is_terminal:
-            columns = [TextColumn("{task.fields[text]}"), BarColumn(), TimeRemainingColumn(compact=True)]
-            self._progress = Progress(*columns, console=self._console, refresh_per_second=2)
-            self._task = self._progress.add_task("train", total=runner.cfg.train_for_env_steps, text="starting")
-            self._progress.start()
+            self._meter = UsageMeter(os.getpid())
+            self._live = Live(draw_panel(self._view(runner), self._console.width), console=self._console, auto_refresh=False)
+            self._live.start(refresh=True)
 
     def _on_record(self, runner: Runner, message: dict, policy_id: int) -> None:
         record = message[FIXPO_STATS]
-        self._records[policy_id] = record
+        self._rows.setdefault(policy_id, deque(maxlen=HISTORY)).append(record.to_row())
+        self._worst[policy_id] = max(record.kl_max_rel, self._worst.get(policy_id, 0.0))
         now = time.monotonic()
         # the update log has every update; scalars are for looking at
         if now - self._last_scalars.get(policy_id, -math.inf) >= _SCALAR_SECONDS:
@@ -66,44 +70,47 @@ class TrainingDisplay(AlgoObserver):
                 runner.writers[policy_id].add_scalar(f"fixpo/{key}", value, record.env_steps)
 
     def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
-        """Moves the live line on."""
-        steps = max(runner.env_steps.values(), default=0)
-        if self._progress is not None:
-            self._progress.update(self._task, completed=steps, text=self._text(runner, steps))
-        elif time.monotonic() - self._last_plain > _PLAIN_LINE_SECONDS:
-            self._last_plain = time.monotonic()
-            self._console.print(
-                f"{self._text(runner, steps)} | {self._time_left(runner, steps)}", highlight=False, soft_wrap=True
-            )
+        """Shows how far the run is, as often as somebody may look."""
+        if time.monotonic() - self._last_shown < (_PLAIN_LINE_SECONDS if self._live is None else _PANEL_SECONDS):
+            return
+        self._last_shown = time.monotonic()
+        view = self._view(runner)
+        if self._live is None:
+            self._console.print(plain_line(view), highlight=False, soft_wrap=True, markup=False)
+        else:
+            self._live.update(draw_panel(view, self._console.width), refresh=True)
 
     def on_stop(self, runner: Runner) -> None:
-        """Closes the live line."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Closes the live panel."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._meter is not None:
+            self._meter.close()
 
-    def _fps(self, runner: Runner) -> float:
-        return (runner.total_env_steps_since_resume or 0) / max(time.monotonic() - self._started, 1e-9)
-
-    def _time_left(self, runner: Runner, steps: int) -> str:
-        fps = self._fps(runner)
-        if fps <= 0:
-            return "- min left"
-        by_steps = (runner.cfg.train_for_env_steps - steps) / fps
-        by_clock = runner.cfg.train_for_seconds - (time.monotonic() - self._started)
-        return f"{max(0.0, min(by_steps, by_clock)) / 60:.1f} min left"
-
-    def _text(self, runner: Runner, steps: int) -> str:
-        returns = [np.mean(r) for r in runner.policy_avg_stats.get("reward", []) if len(r) > 0]
-        parts = [
-            f"{steps:,}/{runner.cfg.train_for_env_steps:,} steps",
-            f"{self._fps(runner):,.0f} FPS",
-            f"return {_number(float(np.mean(returns)) if returns else math.nan, '.2f')}",
-        ]
-        if self._records:
-            worst = max(self._records.values(), key=lambda record: record.kl_max_rel)
-            parts += [f"KL/eps {worst.kl_max_rel:.2f}", f"beta {_beta_text(worst.beta)}"]
-        return " | ".join(parts)
+    def _view(self, runner: Runner) -> View:
+        """The run now; of a population the policy whose KL came nearest to its bound."""
+        cfg, steps = runner.cfg, max(runner.env_steps.values(), default=0)
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        fps = (runner.total_env_steps_since_resume or 0) / seconds
+        returns = [float(np.mean(r)) for r in runner.policy_avg_stats.get("reward", []) if len(r) > 0]
+        if returns:
+            self._returns.append(float(np.mean(returns)))
+        policy_id = max(self._rows, key=lambda i: kl_over_bound(self._rows[i][-1]), default=None)
+        rows = () if policy_id is None else tuple(self._rows[policy_id])
+        return View(
+            name=cfg.experiment,
+            what=f"{cfg.algo} on {cfg.env}",
+            state="running",
+            steps=steps,
+            target=cfg.train_for_env_steps,
+            fps=fps,
+            seconds_left=time_left(steps, cfg.train_for_env_steps, fps, cfg.train_for_seconds - seconds) if fps else None,
+            returns=tuple(self._returns),
+            worst=max(self._worst.values(), default=None),
+            usage=self._meter.latest if self._meter is not None else None,
+            **figures_of(rows),
+        )
 
 
 def start_wandb(cfg) -> None:
