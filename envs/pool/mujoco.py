@@ -86,8 +86,7 @@ PAPER = MappingProxyType(
 # makes 488 updates, not 122.
 LAPTOP = MappingProxyType({**PAPER, "env_agents": 16, "num_batches_per_epoch": 4, "train_for_env_steps": 1_000_000})
 
-# What learns most in a million steps (docs/lab_notes.md): updates of 2048 samples in small minibatches, as tuned PPOs have them, with
-# the learning rate brought down to 0 by the end, without which half of it is lost.
+# What learns most in a million steps (docs/lab_notes.md): updates of 2048 samples in small minibatches, as tuned PPOs have them.
 TUNED = MappingProxyType(
     {
         **PAPER,
