@@ -1,7 +1,8 @@
 """A network of your own: an encoder registered with sample-factory, trained by FixPO's program.
 
     python examples/custom_network.py --env=gym_CartPole-v1 --preset=laptop --experiment=fourier
-    PYTHONPATH=examples python -m sf_fixpo.audit train_dir/fourier --import=custom_network    # of a run with --audit_every=N
+    python -m sf_fixpo.evaluate train_dir/fourier       # the run remembers this script, which registers the encoder again
+    python -m sf_fixpo.audit train_dir/fourier          # of a run with --audit_every=N
 
 Dropout, batch normalisation, a core of your own: whatever it has, the trust region holds on the function that the actors play.
 """
@@ -50,7 +51,7 @@ def make_encoder(cfg: Any, obs_space: Any) -> Encoder:
     return FourierEncoder(cfg, obs_space)
 
 
-# At import: so `--import=custom_network` is all that the audit needs.
+# At import, so that the processes of a run, which import this file, register it too.
 global_model_factory().register_encoder_factory(make_encoder)
 
 if __name__ == "__main__":

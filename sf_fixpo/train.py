@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
@@ -21,6 +21,7 @@ from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import ENV_FLAGS
 from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.running.runner import run_fixpo
+from sf_fixpo.running.scripts import Registered, only_registers, users_script
 from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
 from sf_fixpo.running.supervision import end_when_preempted, set_console_log_level
 
@@ -70,8 +71,12 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     return parser, suite
 
 
-def parse_cfg(argv: list[str]) -> AttrDict:
+def parse_cfg(argv: list[str], script: dict[str, Any] | None = None) -> AttrDict:
     """Flags -> sample-factory's configuration, with the suite's preset as defaults and a resumed experiment's own settings.
+
+    Args:
+        argv: the command line.
+        script: of a user, which has called this program and may have registered a network.
 
     Raises:
         BadInputError: unknown environment, preset or flag, missing extra, values out of range: all faults in one message.
@@ -85,7 +90,7 @@ def parse_cfg(argv: list[str]) -> AttrDict:
     known = parser.parse_known_args(argv)[0]
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = resumed(parse_full_cfg(parser, argv))
-    cfg.task_names, cfg.script = list(suite.tasks(cfg)), {}
+    cfg.task_names, cfg.script = list(suite.tasks(cfg)), {**script, "suite": suite.name} if script else {}
     found = run_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
     found += [
         f"--{name}={cfg.cli_args[name]}: the {suite.name} suite has no use for it, leave it out"
@@ -110,7 +115,13 @@ def _complete(words: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program; returns its exit status.
+
+    A script of a user that registers a network and calls this is remembered by the run, so that it is played with it (`running.scripts`).
+    """
+    if only_registers():
+        raise Registered
+    script = users_script() if argv is None else None
     argv = sys.argv[1:] if argv is None else argv
     if (words := cli.words_to_complete()) is not None:
         _complete(words)
@@ -123,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     end_when_preempted()
 
     def train() -> int:
-        cfg = parse_cfg(argv)
+        cfg = parse_cfg(argv, script)
         set_console_log_level(cfg.log_level)
         for line in find_suite(cfg.env).notes(cfg):
             print(f"fixpo-train: {line}", file=sys.stderr)

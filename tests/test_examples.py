@@ -184,12 +184,21 @@ def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
         run.assert_nothing_left()
     assert len(rows_of(tmp_path / "own")) >= 3
     path = {"PYTHONPATH": f"{EXAMPLES}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    with started(tmp_path / "audit", "-m", "sf_fixpo.audit", tmp_path / "own", f"--import={name}", env=path) as run:
-        assert run.wait(60) == 0, run.report()
-    if name == "custom_env":
-        judge = ("-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1")
-        with started(tmp_path / "judged", *judge, env=path) as run:
+    judge = ("-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1")
+    # the module is imported by name, for the environment; the script that has registered a network is remembered
+    for number, argv in enumerate([("-m", "sf_fixpo.audit", tmp_path / "own"), judge]):
+        with started(tmp_path / str(number), *argv, env=path if name == "custom_env" else None) as run:
             assert run.wait(60) == 0, run.report()
-    else:
-        with started(tmp_path / "without", "-m", "sf_fixpo.audit", tmp_path / "own") as run:
+
+
+def test_a_network_whose_script_is_gone_is_missed_by_name(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text((EXAMPLES / "custom_network.py").read_text())
+    flags = [*PARALLEL, f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]
+    with started(tmp_path / "out", script, *flags) as run:
+        assert run.wait(120) == 0, run.report()
+    script.unlink()
+    for program in ("audit", "evaluate"):
+        with started(tmp_path / program, "-m", f"sf_fixpo.{program}", tmp_path / "own") as run:
             assert run.wait(60) == 2, "it was the user's network that was trained"
+        assert f"{script}: no such file" in run.stderr

@@ -1,7 +1,7 @@
 """Training scripts of users: which script a run was started by, and how what it registers is found again to play the result.
 
-A script registers an environment, and perhaps parts of a network, with sample-factory, and calls `run_rl`. A run remembers it,
-and whoever plays or audits the run lets the script register again, up to its call of `run_rl`.
+A script registers an environment, or parts of a network, with sample-factory, and calls `run_rl` or the program `sf_fixpo.train`. A
+run remembers it, and whoever plays or audits the run lets the script register again, up to that call.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class ScriptError(RuntimeError):
 
 
 class Registered(BaseException):
-    """Ends a script at its call of `run_rl`; no error, and nothing that a script's own `except Exception` would catch."""
+    """Ends a script at its call of `run_rl` or `sf_fixpo.train.main`; no error, and nothing that a script's own `except Exception` would catch."""
 
 
 _asked_to_register = False
+_adopted: list[dict[str, Any]] = []  # scripts that have registered in this process
 
 
 def only_registers() -> bool:
@@ -46,6 +47,13 @@ def present_script() -> dict[str, Any]:
     if spec is not None and spec.name != "__main__":
         return {"module": spec.name, "argv": sys.argv[1:]}
     return {"path": os.path.abspath(path), "argv": sys.argv[1:]} if path else {}
+
+
+def users_script() -> dict[str, Any]:
+    """As `present_script`; empty too where the running program is one of ours, which registers nothing."""
+    script = present_script()
+    name = script.get("module") or os.path.basename(script.get("path", ""))
+    return {} if name.startswith(("sf_fixpo.", "fixpo-", "pytest", "-")) else script
 
 
 def run_script(script: dict[str, Any]) -> None:
@@ -120,17 +128,27 @@ def adopt(cfg: Any) -> None:
     script = cfg.get("script")
     if not script:
         return
-    if cfg.env not in global_env_registry():
+    if not _has_registered(cfg.env, script):
         with _registering():
             try:
                 run_script(script)
             except Registered:
-                pass
+                _adopted.append(script)
             except SystemExit as exc:
-                raise ScriptError(f"{_called(script)} ended (status {exc.code}) before it called run_rl") from exc
+                raise ScriptError(f"{_called(script)} ended (status {exc.code}) before it came to train") from exc
+    if script.get("suite"):  # the environment is one of ours, and only the network may be the script's
+        return
     if cfg.env not in global_env_registry():
         raise ScriptError(f"{_called(script)} does not register the environment {cfg.env}")
     adopt_suite(script_suite(cfg.env))
+
+
+def _has_registered(env_name: str, script: dict[str, Any]) -> bool:
+    """Whether what a script registers is known in this process: it is the running program, or was run before."""
+    if script.get("suite"):
+        own = {key: value for key, value in script.items() if key != "suite"}
+        return script in _adopted or own == present_script()
+    return env_name in global_env_registry()
 
 
 def _called(script: dict[str, Any]) -> str:
