@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import numpy as np
@@ -21,6 +22,13 @@ def _seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _log_level():
+    """sample-factory's log as it is at import, whatever a program has made of it in an earlier test of the process."""
+    yield
+    logging.getLogger("rl").setLevel(logging.DEBUG)
 
 
 @pytest.fixture
