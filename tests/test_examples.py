@@ -191,6 +191,7 @@ def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
             assert run.wait(60) == 0, run.report()
 
 
+@pytest.mark.slow
 def test_a_network_whose_script_is_gone_is_missed_by_name(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text((EXAMPLES / "custom_network.py").read_text())

@@ -116,7 +116,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("imports", ["run_rl", "run_rl, parse_sf_args", ""])
+@pytest.mark.parametrize("imports", ["run_rl", pytest.param("run_rl, parse_sf_args", marks=pytest.mark.slow), ""])
 def test_a_users_script_with_one_import_changed_or_none(tmp_path, imports):
     script = tmp_path / "train_mine.py"
     script.write_text(SCRIPT.replace("IMPORTS", f"from sf_fixpo import {imports}" if imports else ""))

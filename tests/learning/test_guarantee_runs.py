@@ -29,7 +29,7 @@ ACTIONS = {
     "tuple": ("tests/helpers/tuple_env.py", "--env=gym_CartPole-v1"),
 }
 CORES = {"mlp": ("--use_rnn=False",), "lstm": ("--use_rnn=True", "--rnn_type=lstm", "--rnn_size=8", "--recurrence=-1")}
-BY_DEFAULT = {("serial", "gaussian", "mlp"), ("sync", "categorical", "lstm"), ("async", "tuple", "lstm")}
+BY_DEFAULT = {("serial", "gaussian", "mlp"), ("sync", "categorical", "mlp"), ("async", "tuple", "lstm")}
 ALL = [(mode, action, core) for mode in MODES for action in ACTIONS for core in CORES]
 
 

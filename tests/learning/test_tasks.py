@@ -202,6 +202,7 @@ PROGRAM = (
 PROGRAM += ("--beta_scope=per_task",)
 
 
+@pytest.mark.slow
 def test_a_run_on_tasks_of_different_speed(tmp_path):
     with started(tmp_path / "output", *PROGRAM, *PARALLEL[1:], f"--train_dir={tmp_path}") as run:
         assert run.wait(120) == 0, run.report()

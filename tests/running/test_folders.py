@@ -141,7 +141,7 @@ def test_a_copy_goes_on_where_it_is(tmp_path):
     assert not (tmp_path / "a" / "td").exists()
 
 
-@pytest.mark.parametrize("algo", ["FIXPO", "APPO"])
+@pytest.mark.parametrize("algo", ["FIXPO", pytest.param("APPO", marks=pytest.mark.slow)])
 def test_flags_of_the_optimizer_hold_when_a_run_goes_on(tmp_path, algo):
     flags = (f"--algo={algo}", "--experiment=run", "--save_every_sec=1000")
     train(tmp_path, *flags, "--lr_schedule=linear_decay", "--learning_rate=1e-2", "--train_for_env_steps=128")

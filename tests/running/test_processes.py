@@ -87,6 +87,7 @@ def test_environment_that_hangs_in_a_step_does_not_keep_the_run_from_ending(tmp_
     assert checkpoints_of(tmp_path / "faulty")
 
 
+@pytest.mark.slow
 def test_environment_that_raises_when_it_is_closed_does_not_keep_the_run_from_ending(tmp_path):
     _, run = run_faulty(tmp_path, "raises_at_the_end", *PARALLEL, "--train_for_env_steps=640")
     assert "RuntimeError: the door is stuck" in run.stderr
@@ -214,7 +215,7 @@ gymnasium.register("Nan-v0", entry_point=Gives)
 """
 
 
-@pytest.mark.parametrize("mode", [SERIAL, PARALLEL], ids=["serial", "parallel"])
+@pytest.mark.parametrize("mode", [SERIAL, pytest.param(PARALLEL, marks=pytest.mark.slow)], ids=["serial", "parallel"])
 def test_an_observation_that_is_none_is_named_and_what_was_learned_is_kept(tmp_path, mode):
     (tmp_path / "nan_env.py").write_text(NAN)
     run = train(tmp_path, "run", *mode, "--env=gym_nan_env:Nan-v0", LONG, env={"PYTHONPATH": str(tmp_path)})
