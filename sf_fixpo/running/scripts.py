@@ -1,7 +1,7 @@
 """Training scripts of users: which script a run was started by, and how what it registers is found again to play the result.
 
-A script registers an environment, or parts of a network, with sample-factory, and calls `run_rl` or the program `sf_fixpo.train`. A
-run remembers it, and whoever plays or audits the run lets the script register again, up to that call.
+A script registers an environment, or parts of a network, with sample-factory, and calls `run_rl` or the program `sf_fixpo.train`.
+A run remembers it, and whoever plays or audits the run lets the script register again, up to that call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ScriptError(RuntimeError):
 
 
 class Registered(BaseException):
-    """Ends a script at its call of `run_rl` or `sf_fixpo.train.main`; no error, and nothing that a script's own `except Exception` would catch."""
+    """Ends a script at its call of `run_rl` or `sf_fixpo.train`; no error, nothing that a script's own `except Exception` would catch."""
 
 
 _asked_to_register = False
