@@ -117,7 +117,7 @@ def _complete(words: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    A script of a user that registers a network and calls this is remembered by the run, which is played with it (`running.scripts`).
+    A user's script that registers a network and calls this is remembered by the run, which is played with it (`running.scripts`).
     """
     if only_registers():
         raise Registered

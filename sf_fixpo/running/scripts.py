@@ -28,7 +28,7 @@ class ScriptError(RuntimeError):
 
 
 class Registered(BaseException):
-    """Ends a script at its call of `run_rl` or `sf_fixpo.train`; no error, nothing that a script's own `except Exception` would catch."""
+    """Ends a script where it would train; no error, and nothing that a script's own `except Exception` would catch."""
 
 
 _asked_to_register = False
