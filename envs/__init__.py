@@ -10,12 +10,14 @@ import textwrap
 from sf_fixpo.envs.dmlab import SUITE as DMLAB
 from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
 from sf_fixpo.envs.names import unknown_name
+from sf_fixpo.envs.pool.atari import SUITE as ATARI
+from sf_fixpo.envs.pool.metaworld import SUITE as METAWORLD
 from sf_fixpo.envs.pool.mujoco import SUITE as MUJOCO
 from sf_fixpo.envs.suite import EnvError, Suite
 
 __all__ = ["SUITES", "EnvError", "Suite", "UnknownEnvError", "adopt_suite", "find_suite", "list_envs"]
 
-SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, GYM)
+SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, METAWORLD, ATARI, GYM)
 _adopted: list[Suite] = []  # of environments that a user's script has registered
 
 

@@ -141,9 +141,13 @@ def faults(cfg: Any) -> list[str]:
     Returns:
         One line a fault: the flag, its value, what is allowed.
     """
+    unknown = [] if task_id(cfg.env) else [unknown_name(cfg.env, NOT_A_TASK, TASKS)]
+    return unknown + pool_faults(cfg)
+
+
+def pool_faults(cfg: Any) -> list[str]:
+    """What is wrong with the flags of any pool of simulators; one line a fault."""
     found = []
-    if task_id(cfg.env) is None:
-        found.append(unknown_name(cfg.env, NOT_A_TASK, TASKS))
     if cfg.env_agents < 1:
         found.append(f"--env_agents={cfg.env_agents}: must be at least 1")
     if cfg.envpool_num_threads < 0:
@@ -168,7 +172,7 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
         render_mode: not used: the pool draws no pictures (its `render` says so).
 
     Returns:
-        An `sf_fixpo.envs.pool.simulators.MujocoPool`.
+        An `sf_fixpo.envs.pool.simulators.Pool`.
 
     Raises:
         ValueError: the name is not one of the suite's tasks.

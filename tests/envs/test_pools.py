@@ -1,0 +1,120 @@
+"""Meta-World and Atari through EnvPool, against the engine itself."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from sf_fixpo import envs
+from sf_fixpo.envs.pool import atari, metaworld
+from sf_fixpo.envs.seeding import env_seeds
+
+SEED = 3
+
+
+def config(name: str, **changes) -> Namespace:
+    """The flags that these suites read."""
+    flags = {"env": name, "seed": SEED, "env_agents": 3, "envpool_num_threads": 1, "num_workers": 1, "batched_sampling": True}
+    flags |= {"num_envs_per_worker": 1, "worker_num_splits": 1, "env_frameskip": 4 if name.startswith("atari") else 1}
+    return Namespace(**{**flags, **changes})
+
+
+def make(name: str, env_id: int = 0, **changes):
+    return envs.find_suite(name).make_env(name, config(name, **changes), Namespace(env_id=env_id), None)
+
+
+@pytest.mark.parametrize(("tasks", "count"), [(metaworld.TASKS, 50), (atari.GAMES, 57)], ids=["metaworld", "atari"])
+def test_every_name_is_one_that_the_engine_has(tasks, count):
+    import envpool
+
+    assert len(tasks) == len(set(tasks.values())) == count
+    assert set(tasks.values()) <= set(envpool.list_all_envs())
+    if tasks is metaworld.TASKS:
+        assert {name for name in envpool.list_all_envs() if name.startswith("MetaWorld/")} == set(tasks.values())
+
+
+def test_a_metaworld_task_ends_by_time_with_a_new_goal_and_its_success():
+    env = make("metaworld_reach-v3")
+    assert env.observation_space["obs"].shape == (39,)
+    assert env.action_space.shape == (4,)
+    obs, _ = env.reset()
+    goals = obs["obs"][:, -3:].copy()
+    assert (goals != 0).all()
+    assert len(np.unique(goals, axis=0)) == 3
+    returns = np.zeros(3)
+    for step in range(500):
+        # towards the goal: where the hand is comes first in an observation
+        action = np.zeros((3, 4))
+        action[:, :3] = 10 * (obs["obs"][:, -3:] - obs["obs"][:, :3])
+        obs, rewards, terminated, truncated, info = env.step(action)
+        returns += rewards
+        assert truncated.all() == (step == 499)
+        assert not terminated.any()
+    assert rewards.dtype == np.float32
+    assert info["success"].tolist() == [1.0, 1.0, 1.0]
+    np.testing.assert_allclose(info["true_objective"].numpy(), returns, rtol=1e-4)
+    assert (obs["obs"][:, -3:] != goals).any(axis=1).all(), "the goal is drawn anew"
+    # and the next episode starts without a success
+    for _ in range(500):
+        *_, info = env.step(np.zeros((3, 4)))
+    assert info["success"].tolist() == [0.0, 0.0, 0.0]
+    env.close()
+
+
+def test_a_game_has_clipped_rewards_and_reports_its_score():
+    """Of Q*bert, whose score goes by 25."""
+    import envpool
+
+    env = make("atari_Qbert")
+    seeds = env_seeds(config("atari_Qbert"), Namespace(env_id=0), 3)
+    reference = envpool.make("Qbert-v5", env_type="gymnasium", num_envs=3, num_threads=1, seed=seeds)
+    assert env.observation_space["obs"].shape == (4, 84, 84)
+    assert env.observation_space["obs"].dtype == np.uint8
+    assert env.action_space.n == 6
+    obs, _ = env.reset()
+    np.testing.assert_array_equal(obs["obs"], reference.reset()[0])
+    rng, scores, ended = np.random.default_rng(0), np.zeros(3), np.zeros(3, bool)
+    for _ in range(3000):
+        actions = rng.integers(6, size=3)
+        _, rewards, terminated, _, info = env.step(actions)
+        raw, ends = reference.step(actions)[1:3]
+        assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0}
+        scores += np.where(ended, 0.0, raw)
+        for i in np.flatnonzero(terminated & ~ended):
+            assert ends[i]
+            assert info["true_objective"][i] == scores[i] >= 25
+        ended |= terminated
+        if terminated.any():
+            break  # from here on the reference takes a step of its own to start anew
+    assert ended.any()
+    env.close()
+
+
+@pytest.mark.parametrize("suite", [metaworld.SUITE, atari.SUITE], ids=lambda suite: suite.name)
+def test_what_is_wrong_is_told_with_what_was_meant(suite):
+    name = suite.env_names()[3]
+    assert suite.faults(config(name)) == []
+    assert suite.faults(config(name.upper().replace(suite.name.upper(), suite.name))) == []
+    [fault] = suite.faults(config(name[:-2]))
+    assert f"--env={name[:-2]}: not a " in fault
+    assert name in fault
+    found = suite.faults(config(name, env_agents=0, batched_sampling=False))
+    assert [line.split("=")[0] for line in found] == ["--env_agents", "--batched_sampling"]
+    with pytest.raises(ValueError, match="not a"):
+        make(f"{suite.name}_nothing")
+
+
+def test_frames_are_counted_by_four():
+    assert atari.SUITE.faults(config("atari_Pong", env_frameskip=1)) == [
+        "--env_frameskip=1: must be 4, by which frames are counted"
+    ]
+    assert atari.PAPER["env_frameskip"] == atari.LAPTOP["env_frameskip"] == 4
+
+
+@pytest.mark.parametrize("suite", [metaworld.SUITE, atari.SUITE], ids=lambda suite: suite.name)
+def test_an_update_is_made_of_whole_minibatches(suite):
+    for preset in suite.presets.values():
+        samples = preset["env_agents"] * preset["rollout"]
+        assert samples == preset["batch_size"] * preset["num_batches_per_epoch"]
