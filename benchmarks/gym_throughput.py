@@ -10,7 +10,6 @@ sample-factory's own, in the last line of its log: all steps over the seconds of
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import subprocess
@@ -43,7 +42,7 @@ def frames_per_second(program: str, steps: int, folder: Path) -> float:
     """
     argv = [*PROGRAMS[program].split(), *FLAGS.split(), f"--train_for_env_steps={steps}"]
     argv += [f"--train_dir={folder}", "--experiment=run"]
-    done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False, env={**os.environ})
+    done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{program}: exit status {done.returncode}\n{done.stderr[-2000:]}")
     found = re.findall(r"Collected \{0: \d+\}, FPS: ([\d.]+)", (folder / "run" / "sf_log.txt").read_text())

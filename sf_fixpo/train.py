@@ -21,7 +21,7 @@ from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import ENV_FLAGS
 from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.running.runner import run_fixpo
-from sf_fixpo.running.scripts import Registered, only_registers, users_script
+from sf_fixpo.running.scripts import Registered, only_registers, registering_script
 from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
 from sf_fixpo.running.supervision import end_when_preempted, set_console_log_level
 
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     if only_registers():
         raise Registered
-    script = users_script() if argv is None else None
+    script = registering_script() if argv is None else None
     argv = sys.argv[1:] if argv is None else argv
     if (words := cli.words_to_complete()) is not None:
         _complete(words)

@@ -319,6 +319,16 @@ def test_the_logs_bound_is_the_runs():
     assert "0.9200" in audit.check_log([log_row(kl_max=0.4, kl_max_stale=0.46)], {})
 
 
+def test_rows_of_another_algorithm_excuse_no_other_row():
+    """An experiment may have gone on with another `--algo`; what FixPO has written in it is held to the bound."""
+    free = log_row(0, kl_max=0.9, method={"accepted": 1.0})
+    said = audit.check_log([free, log_row(1, 256, kl_max=0.4)], {"algo": "FIXPO"})
+    assert "1 of 2 updates with an --algo other than FIXPO, which bounds nothing" in said
+    for rows in ([free, log_row(1, 256, kl_max=0.9)], [log_row(0, kl_max=0.9), {**free, "policy_version": 1}]):
+        with pytest.raises(audit.ViolationError, match=r"kl_max 0\.9 > eps_kl 0\.5"):
+            audit.check_log(rows, {"algo": "TRPO"})
+
+
 def test_the_log_has_to_say_what_was_published(tmp_path, capsys):
     _, _, _, finding = make_experiment(tmp_path)
     eps_kl = finding.eps_kl

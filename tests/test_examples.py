@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -186,6 +187,10 @@ def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
     path = {"PYTHONPATH": f"{EXAMPLES}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     judge = ("-m", "sf_fixpo.evaluate", tmp_path / "own", "--episodes=2", "--workers=1")
     # the module is imported by name, for the environment; the script that has registered a network is remembered
+    remembered = json.loads((tmp_path / "own" / "config.json").read_text())["script"]
+    assert remembered.get("path", "").endswith("custom_network.py") == (name == "custom_network"), (
+        "who registers no network is not needed"
+    )
     for number, argv in enumerate([("-m", "sf_fixpo.audit", tmp_path / "own"), judge]):
         with started(tmp_path / str(number), *argv, env=path if name == "custom_env" else None) as run:
             assert run.wait(60) == 0, run.report()

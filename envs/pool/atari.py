@@ -11,12 +11,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from sf_fixpo.envs.names import unknown_name
 from sf_fixpo.envs.pool import mujoco
-from sf_fixpo.envs.suite import Suite
+from sf_fixpo.envs.pool.suites import pool_suite
 
 PREFIX = "atari_"
-NOT_A_GAME = "not a game of the atari suite"
 FRAMESKIP = 4
 
 # The 57 of Agent57 and the ALE literature.
@@ -32,13 +30,13 @@ _NAMES = (
 # fmt: on
 
 GAMES = MappingProxyType({f"{PREFIX}{name}": f"{name}-v5" for name in _NAMES})
-_GAME_BY_LOWER_NAME = MappingProxyType({name.lower(): game for name, game in GAMES.items()})
 
+# The paper has no settings for Atari (it says only that the algorithm works there): PPO's, with FixPO's for small networks.
 PAPER = MappingProxyType(
     {
         **{key: mujoco.PAPER[key] for key in ("serial_mode", "async_rl", "batched_sampling", "num_workers", "device")},
         **{key: mujoco.PAPER[key] for key in ("num_envs_per_worker", "worker_num_splits", "with_vtrace", "value_bootstrap")},
-        # 8 simulators x 128 steps = 1024 samples an update, in 4 minibatches, 4 epochs, as PPO's Atari settings are.
+        # 8 simulators x 128 steps = 1024 samples an update, in 4 minibatches, 4 epochs.
         "env_agents": 8,
         "env_frameskip": FRAMESKIP,
         "rollout": 128,
@@ -75,59 +73,22 @@ PAPER = MappingProxyType(
     }
 )
 
-# The same with a floor for beta, as pixels took it elsewhere (docs/lab_notes.md), and a million decisions.
+# The same with a floor for beta, as DMLab's pixels took it (docs/lab_notes.md), and a million decisions; not tried on a game yet.
 LAPTOP = MappingProxyType({**PAPER, "beta_min": 1.0, "train_for_env_steps": 4_000_000})
 
 
-def env_names() -> tuple[str, ...]:
-    """The 57 games."""
-    return tuple(GAMES)
+def frameskip_faults(cfg: Any) -> list[str]:
+    """Another number would count other frames than the console shows."""
+    if cfg.env_frameskip == FRAMESKIP:
+        return []
+    return [f"--env_frameskip={cfg.env_frameskip}: must be {FRAMESKIP}, by which frames are counted"]
 
 
-def matches(env_name: str) -> bool:
-    """Whether a name has this suite's prefix."""
-    return env_name.lower().startswith(PREFIX)
-
-
-def faults(cfg: Any) -> list[str]:
-    """Checks the name and the flags that EnvPool depends on; one line a fault: the flag, its value, what is allowed."""
-    found = [] if cfg.env.lower() in _GAME_BY_LOWER_NAME else [unknown_name(cfg.env, NOT_A_GAME, GAMES)]
-    if cfg.env_frameskip != FRAMESKIP:
-        found.append(f"--env_frameskip={cfg.env_frameskip}: must be {FRAMESKIP}, by which frames are counted")
-    return found + mujoco.pool_faults(cfg)
-
-
-def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
-    """Makes one pool of consoles; sample-factory's factory signature.
-
-    Args:
-        full_env_name: such as `atari_Pong`.
-        cfg: the parsed flags (`seed`, `env_agents`, `envpool_num_threads`, `num_workers`).
-        env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
-        render_mode: not used: the pool draws no pictures.
-
-    Returns:
-        An `sf_fixpo.envs.pool.simulators.Pool`.
-
-    Raises:
-        ValueError: the name is not one of the suite's games.
-    """
-    from sf_fixpo.envs.pool.simulators import make_pool  # the engine is imported only when an environment is made
-
-    game = _GAME_BY_LOWER_NAME.get(full_env_name.lower())
-    if game is None:
-        raise ValueError(unknown_name(full_env_name, NOT_A_GAME, GAMES))
-    return make_pool(game, cfg, env_config, reward_clip=True, episodic_life=False)
-
-
-SUITE = Suite(
-    name="atari",
-    description="57 games of the Atari 2600, emulated by EnvPool",
-    env_names=env_names,
-    matches=matches,
-    missing=mujoco.missing,
-    add_args=mujoco.add_args,
-    make_env=make_env,
-    presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
-    faults=faults,
+SUITE = pool_suite(
+    "atari",
+    "57 games of the Atari 2600, emulated by EnvPool",
+    GAMES,
+    MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
+    options={"reward_clip": True, "episodic_life": False, "frame_skip": FRAMESKIP},
+    own_faults=frameskip_faults,
 )

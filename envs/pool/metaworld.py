@@ -7,14 +7,11 @@ seen. Beside the return each finished episode reports `success`: whether the tas
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
 
-from sf_fixpo.envs.names import unknown_name
 from sf_fixpo.envs.pool import mujoco
-from sf_fixpo.envs.suite import Suite
+from sf_fixpo.envs.pool.suites import pool_suite
 
 PREFIX = "metaworld_"
-NOT_A_TASK = "not a task of the metaworld suite"
 
 # fmt: off
 _NAMES = (
@@ -51,56 +48,13 @@ PAPER = MappingProxyType(
     }
 )
 
-# A quarter of the samples an update, and as many steps as two cores make in a quarter of an hour.
+# A quarter of the samples an update, for two cores; no task was trained for long with it.
 LAPTOP = MappingProxyType({**PAPER, "env_agents": 5, "num_batches_per_epoch": 5, "train_for_env_steps": 1_000_000})
 
-
-def env_names() -> tuple[str, ...]:
-    """The fifty tasks."""
-    return tuple(TASKS)
-
-
-def matches(env_name: str) -> bool:
-    """Whether a name has this suite's prefix."""
-    return env_name.lower().startswith(PREFIX)
-
-
-def faults(cfg: Any) -> list[str]:
-    """Checks the name and the flags that EnvPool depends on; one line a fault: the flag, its value, what is allowed."""
-    unknown = [] if cfg.env.lower() in TASKS else [unknown_name(cfg.env, NOT_A_TASK, TASKS)]
-    return unknown + mujoco.pool_faults(cfg)
-
-
-def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
-    """Makes one pool of simulators; sample-factory's factory signature.
-
-    Args:
-        full_env_name: such as `metaworld_pick-place-v3`.
-        cfg: the parsed flags (`seed`, `env_agents`, `envpool_num_threads`, `num_workers`).
-        env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
-        render_mode: not used: the pool draws no pictures.
-
-    Returns:
-        An `sf_fixpo.envs.pool.simulators.Pool`.
-
-    Raises:
-        ValueError: the name is not one of the suite's tasks.
-    """
-    from sf_fixpo.envs.pool.simulators import make_pool  # the engine is imported only when an environment is made
-
-    if full_env_name.lower() not in TASKS:
-        raise ValueError(unknown_name(full_env_name, NOT_A_TASK, TASKS))
-    return make_pool(TASKS[full_env_name.lower()], cfg, env_config, partially_observable=False)
-
-
-SUITE = Suite(
-    name="metaworld",
-    description="Meta-World's manipulation tasks (v3), one at a time, simulated by EnvPool",
-    env_names=env_names,
-    matches=matches,
-    missing=mujoco.missing,
-    add_args=mujoco.add_args,
-    make_env=make_env,
-    presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
-    faults=faults,
+SUITE = pool_suite(
+    "metaworld",
+    "Meta-World's manipulation tasks (v3), one at a time, simulated by EnvPool",
+    TASKS,
+    MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
+    options={"partially_observable": False},  # the goal is seen
 )

@@ -6,17 +6,12 @@ One environment of sample-factory is a whole EnvPool here (`--batched_sampling=T
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from argparse import ArgumentParser
 from types import MappingProxyType
-from typing import Any
 
-from sf_fixpo.envs.names import unknown_name
-from sf_fixpo.envs.suite import Suite
+from sf_fixpo.envs.pool.suites import pool_suite
 
 PREFIX = "mujoco_"
-NOT_A_TASK = "not a task of the mujoco suite"
 
 # EnvPool's v4 tasks are Gym's, with the same observations, rewards and limits; v5 changed rewards and shapes.
 TASKS = MappingProxyType(
@@ -25,7 +20,6 @@ TASKS = MappingProxyType(
         for name in ("HalfCheetah", "Hopper", "Walker2d", "Swimmer", "InvertedDoublePendulum", "Reacher")
     }
 )
-_TASK_BY_LOWER_NAME = MappingProxyType({name.lower(): task for name, task in TASKS.items()})
 
 PAPER = MappingProxyType(
     {
@@ -86,7 +80,8 @@ PAPER = MappingProxyType(
 # makes 488 updates, not 122.
 LAPTOP = MappingProxyType({**PAPER, "env_agents": 16, "num_batches_per_epoch": 4, "train_for_env_steps": 1_000_000})
 
-# What learns most in a million steps (docs/lab_notes.md): updates of 2048 samples in small minibatches, as tuned PPOs have them.
+# For a million steps: updates of 2048 samples in minibatches of 64, as tuned PPOs have them. What it gains is not settled yet
+# (docs/lab_notes.md).
 TUNED = MappingProxyType(
     {
         **PAPER,
@@ -98,101 +93,9 @@ TUNED = MappingProxyType(
     }
 )
 
-
-def env_names() -> tuple[str, ...]:
-    """The six tasks of the paper."""
-    return tuple(TASKS)
-
-
-def matches(env_name: str) -> bool:
-    """Whether a name has this suite's prefix."""
-    return env_name.lower().startswith(PREFIX)
-
-
-def task_id(env_name: str) -> str | None:
-    """EnvPool's name of a task, or None for a name that is not one of the suite's. Upper and lower case are the same."""
-    return _TASK_BY_LOWER_NAME.get(env_name.lower())
-
-
-def missing() -> str | None:
-    """None where EnvPool is installed, else the command that installs it."""
-    if importlib.util.find_spec("envpool") is not None:
-        return None
-    return "pip install 'envpool>=1.2.5'   (Python 3.11 or later)"
-
-
-def add_args(parser: ArgumentParser) -> None:
-    """Adds the suite's flags."""
-    parser.add_argument("--env_agents", default=64, type=int, help="Simulators in one EnvPool, stepped together")
-    parser.add_argument(
-        "--envpool_num_threads",
-        default=0,
-        type=int,
-        help="Threads that step one EnvPool; 0 shares the machine's logical cores among the --num_workers workers",
-    )
-
-
-def faults(cfg: Any) -> list[str]:
-    """Checks the name and the flags that EnvPool depends on.
-
-    Args:
-        cfg: the parsed flags.
-
-    Returns:
-        One line a fault: the flag, its value, what is allowed.
-    """
-    unknown = [] if task_id(cfg.env) else [unknown_name(cfg.env, NOT_A_TASK, TASKS)]
-    return unknown + pool_faults(cfg)
-
-
-def pool_faults(cfg: Any) -> list[str]:
-    """What is wrong with the flags of any pool of simulators; one line a fault."""
-    found = []
-    if cfg.env_agents < 1:
-        found.append(f"--env_agents={cfg.env_agents}: must be at least 1")
-    if cfg.envpool_num_threads < 0:
-        found.append(f"--envpool_num_threads={cfg.envpool_num_threads}: must be 0 (share the cores) or more")
-    if not cfg.batched_sampling:
-        found.append("--batched_sampling=False: must be True, a pool of simulators is stepped as one batch")
-    if cfg.num_envs_per_worker != cfg.worker_num_splits:
-        found.append(
-            f"--num_envs_per_worker={cfg.num_envs_per_worker}: must equal --worker_num_splits={cfg.worker_num_splits}, "
-            "one pool for each; more simulators are --env_agents"
-        )
-    return found
-
-
-def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: str | None = None) -> Any:
-    """Makes one pool of simulators; sample-factory's factory signature.
-
-    Args:
-        full_env_name: such as `mujoco_HalfCheetah`.
-        cfg: the parsed flags (`seed`, `env_agents`, `envpool_num_threads`, `num_workers`).
-        env_config: sample-factory's record with `env_id`; None when only the spaces are wanted.
-        render_mode: not used: the pool draws no pictures (its `render` says so).
-
-    Returns:
-        An `sf_fixpo.envs.pool.simulators.Pool`.
-
-    Raises:
-        ValueError: the name is not one of the suite's tasks.
-    """
-    from sf_fixpo.envs.pool.simulators import make_pool  # the engine is imported only when an environment is made
-
-    task = task_id(full_env_name)
-    if task is None:
-        raise ValueError(unknown_name(full_env_name, NOT_A_TASK, TASKS))
-    return make_pool(task, cfg, env_config)
-
-
-SUITE = Suite(
-    name="mujoco",
-    description="MuJoCo tasks of OpenAI Gym (v4), simulated by EnvPool",
-    env_names=env_names,
-    matches=matches,
-    missing=missing,
-    add_args=add_args,
-    make_env=make_env,
-    presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP, "tuned": TUNED}),
-    faults=faults,
+SUITE = pool_suite(
+    "mujoco",
+    "MuJoCo tasks of OpenAI Gym (v4), simulated by EnvPool",
+    TASKS,
+    MappingProxyType({"paper": PAPER, "laptop": LAPTOP, "tuned": TUNED}),
 )

@@ -17,7 +17,8 @@ from typing import Any
 
 import sample_factory.cfg.arguments as sf_arguments
 import sample_factory.train as sf_train
-from sample_factory.algo.utils.context import global_env_registry
+from sample_factory.algo.utils.context import global_env_registry, global_model_factory
+from sample_factory.model.model_factory import ModelFactory
 
 from sf_fixpo.envs import Suite, adopt_suite
 from sf_fixpo.running.settings import parse_sf_args
@@ -49,11 +50,9 @@ def present_script() -> dict[str, Any]:
     return {"path": os.path.abspath(path), "argv": sys.argv[1:]} if path else {}
 
 
-def users_script() -> dict[str, Any]:
-    """As `present_script`; empty too where the running program is one of ours, which registers nothing."""
-    script = present_script()
-    name = script.get("module") or os.path.basename(script.get("path", ""))
-    return {} if name.startswith(("sf_fixpo.", "fixpo-", "pytest", "-")) else script
+def registering_script() -> dict[str, Any]:
+    """As `present_script`; empty too where it has registered no part of a network, so that nobody needs it to play the run."""
+    return present_script() if vars(global_model_factory()) != vars(ModelFactory()) else {}
 
 
 def run_script(script: dict[str, Any]) -> None:

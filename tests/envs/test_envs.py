@@ -14,7 +14,8 @@ from sf_fixpo import envs
 from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
 from sf_fixpo.envs.names import near_names
 from sf_fixpo.envs.pool.mujoco import SUITE as MUJOCO
-from sf_fixpo.envs.pool.mujoco import TASKS, task_id
+from sf_fixpo.envs.pool.mujoco import TASKS
+from sf_fixpo.envs.pool.suites import engine_task
 from sf_fixpo.envs.seeding import env_seeds
 
 DOUBLE_PENDULUM = "mujoco_InvertedDoublePendulum"
@@ -222,7 +223,7 @@ def test_a_mujoco_task_has_the_observations_and_actions_of_gym(name):
 
 
 def test_case_of_a_mujoco_name_does_not_matter():
-    assert task_id("mujoco_halfcheetah") == task_id("mujoco_HalfCheetah") == "HalfCheetah-v4"
+    assert engine_task(TASKS, "mujoco_halfcheetah") == engine_task(TASKS, "mujoco_HalfCheetah") == "HalfCheetah-v4"
     make("mujoco_walker2d").close()
     with pytest.raises(ValueError, match="mujoco_Hopper"):
         MUJOCO.make_env("mujoco_hoper", config(), None)
