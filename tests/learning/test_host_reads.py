@@ -1,0 +1,155 @@
+"""Which lines of an update make the host wait: none but those that are written down here, for every shape of an update."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from busy import BUSY
+from torch import nn
+
+from benchmarks.host_reads import HostReads
+from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
+
+MIXED = gym.spaces.Tuple([gym.spaces.Discrete(3), box_actions(2)])
+LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
+GRU = {"use_rnn": True, "rnn_type": "gru", "rnn_size": 8}
+QUIET = {**BUSY, "learning_rate": 1e-6}
+
+
+# -- the guard ----------------------------------------------------------------------------------------------------------------
+
+
+class ReadingBackward(torch.autograd.Function):
+    """Asks for a number on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients[0] * gradients[0].sum().item()
+
+
+def with_gradient():
+    parameter = nn.Parameter(X.clone())
+    parameter.grad = X.clone()
+    return parameter
+
+
+X = torch.arange(6.0)
+READS = {
+    "item": lambda: X.sum().item(),
+    "if": lambda: 1 if X.sum() > 3 else 2,
+    "max": lambda: max(X),
+    "float": lambda: float(X[0]),
+    "range": lambda: range(torch.tensor(3).add(1)),
+    "slice": lambda: X[: torch.ones((), dtype=torch.int64)],
+    "tolist": lambda: X.tolist(),
+    "numpy": lambda: X.numpy(),
+    "cpu": lambda: X.cpu(),
+    "to": lambda: X.to("cpu"),
+    "to by name": lambda: X.to(device="cpu"),
+    "mask": lambda: X[X > 2],
+    "mask written": lambda: X.clone().index_put_((X > 2,), torch.zeros(3)),
+    "nonzero": lambda: X.nonzero(),
+    "where": lambda: torch.where(X > 2),
+    "masked_select": lambda: X.masked_select(X > 2),
+    "equal": lambda: torch.equal(X, X),
+    "allclose": lambda: torch.allclose(X, X),
+    "unique": lambda: torch.unique(X),
+    "send": lambda: torch.tensor(1.0),
+    "text": lambda: f"{X.sum():.3f}",
+    "clip": lambda: nn.utils.clip_grad_norm_([with_gradient()], 1.0, error_if_nonfinite=True),
+    "distribution": lambda: torch.distributions.Normal(X, X + 1.0, validate_args=True),
+    "backward": lambda: ReadingBackward.apply(X.clone().requires_grad_()).sum().backward(),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_a_read_is_seen(case):
+    with HostReads() as reads:
+        READS[case]()
+    assert reads.count >= 1
+
+
+def test_a_read_is_counted_once_and_by_the_place_that_asks():
+    with HostReads() as reads:
+        X.sum().item()
+        X.tolist()
+    assert reads.places == {"elsewhere": 2}
+    X.tolist()
+    assert reads.count == 2, "outside nothing is counted"
+
+
+def test_what_is_told_to_be_none_is_not_counted():
+    with HostReads(ignored=lambda tensor: tensor is X) as reads:
+        X.tolist()
+        (X + 1).tolist()
+    assert reads.count == 1
+
+
+def test_a_step_that_reads_nothing_is_found_so():
+    """Convolution, recurrent layer, losses, clipping, and a fused Adam step that can be left out on the device."""
+    conv, core = nn.Conv2d(3, 4, 3), nn.LSTM(4, 8)
+    parameters = [*conv.parameters(), *core.parameters()]
+    adam = torch.optim.Adam(parameters, fused=True)
+    adam.grad_scale = None
+    for group in adam.param_groups:
+        group["lr"] = torch.full((), 1e-3)
+    images, mask = torch.randn(5, 3, 8, 8), torch.rand(5, 8) > 0.5
+    with HostReads() as reads:
+        out, _ = core(conv(images).mean((2, 3)).unsqueeze(0))
+        torch.where(mask, out, 0.0).square().sum().backward()
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        adam.found_inf = (norm > 1e9).float()
+        adam.step()
+    assert reads.places == {}
+
+
+# -- whole updates ------------------------------------------------------------------------------------------------------------
+
+PREPARE, STOCK = "sf_fixpo.learning.learner._prepare_batch", "sample_factory.algo.learning.learner._prepare_batch"
+BEGIN, PROBE, LOSSES, CHECK, RECORD = (
+    f"sf_fixpo.learning.{place}"
+    for place in ("learner._begin", "statistics.inside", "improvement.losses", "verification.check", "reporting.make_record")
+)
+CORE = "sample_factory.model.core.forward"  # the lengths of packed sequences, which torch keeps on the host
+COUNT, COUNTS = "sf_fixpo.learning.statistics.count_and_normalize", "sf_fixpo.learning.learner._primary_phase"
+# whether all is valid; the same again, two copies to the host; the lag; the losses' constant; the check; the row
+USUAL = {PREPARE: 1, STOCK: 3, BEGIN: 1, LOSSES: 4, CHECK: 2, RECORD: 1}
+UPDATES = {
+    "mlp": (box_actions(), QUIET, {}, {**USUAL, PROBE: 1}),
+    "shuffled": (MIXED, {**QUIET, "shuffle_minibatches": True}, {}, {**USUAL, PROBE: 1}),
+    "no statistics": (None, {**QUIET, "normalize_input": False}, {}, USUAL),
+    # besides, the ends of episodes, and what is made of them for each core
+    "lstm": (None, {**QUIET, **LSTM}, {}, {**USUAL, BEGIN: 3, PROBE: 1}),
+    "gru": (box_actions(), {**QUIET, **GRU, "normalize_input": False}, {}, {**USUAL, BEGIN: 3, CORE: 6}),
+    "lagging": (None, {**QUIET, "reference": "behaviour"}, {"lag": 2}, {**USUAL, PROBE: 1}),
+    # besides, which samples are counted, which lie in a minibatch, and sample-factory's indices of them
+    "invalid": (None, QUIET, {"invalid_share": 0.3}, {**USUAL, STOCK: 4, PROBE: 1, COUNT: 1, COUNTS: 2}),
+}
+
+
+def reads_of_an_update(tmp_path, space, flags, lag=0, **batch_args):
+    """(reads, record) of the fifth update: the first ones test themselves and find out about the statistics."""
+    reference = {key: flags[key] for key in ("reference",) if key in flags}
+    shape = small_shape(action_space=space, **{key: value for key, value in flags.items() if key not in reference})
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path, **reference)
+    learner.last_summary_time = np.inf  # the scalars for TensorBoard come every few seconds and read once
+    snapshots = []
+    for _ in range(4):
+        snapshots = [*snapshots, take_snapshot(learner)][-(lag + 1) :] if lag else []
+        learner.train(make_batch(learner, seed=0, snapshots=snapshots, **batch_args))
+    batch = make_batch(learner, seed=0, snapshots=snapshots, **batch_args)
+    with HostReads() as reads:
+        learner.train(batch)
+    return reads, learner.last_record
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_an_update_reads_what_is_written_down_and_nothing_else(case, tmp_path):
+    space, flags, batch_args, expected = UPDATES[case]
+    reads, record = reads_of_an_update(tmp_path, space, flags, **batch_args)
+    assert (record.fixup_steps, record.statistics_scale) == (0, 1.0), "the usual update"
+    assert reads.places == expected
