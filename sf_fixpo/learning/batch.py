@@ -14,6 +14,7 @@ from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
 
+from sf_fixpo.learning.host import read
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.sequences import Packing, Sequences
@@ -141,6 +142,10 @@ class Batch:
         starts = np.random.permutation(np.arange(0, len(self), self.recurrence))
         return list((starts // self.recurrence).reshape(-1, size // self.recurrence))
 
+    def trajectories(self, part: Part) -> Part:
+        """Their numbers, as arrays by trajectory are indexed."""
+        return slice(part.start // self.recurrence, part.stop // self.recurrence) if isinstance(part, slice) else part
+
     def indices(self, part: Part) -> slice | Tensor:
         """The samples of a minibatch, as tensors of the batch are indexed."""
         if isinstance(part, slice):
@@ -195,6 +200,11 @@ class Progress:
     statistics_scale: float = 1.0
     backtrack_scale: float = 1.0
     rolled_back: bool = False
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """Waits for a tensor of the device; counted."""
+        self.host_reads += 1
+        return read(tensor)
 
     def note_step(self, phase: str, statistic: Tensor, beta: Tensor) -> None:
         """Counts where beta is, and adds a gradient step to the trace, where this update has one."""

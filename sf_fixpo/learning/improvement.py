@@ -193,7 +193,7 @@ class Improvement:
             "kl_loss": self._penalty(kl, parameters, minibatch),
             "exploration_loss": self._exploration(distribution, valids, num_invalids),
         }
-        loss = torch.as_tensor(sum(parts.values()))
+        loss: Any = sum(parts.values())
         parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
         return loss, parts | {"distribution": distribution}
 

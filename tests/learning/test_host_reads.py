@@ -7,7 +7,7 @@ import torch
 from busy import BUSY
 from torch import nn
 
-from benchmarks.host_reads import HostReads
+from benchmarks.host_reads import DOOR, HostReads
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 
 MIXED = gym.spaces.Tuple([gym.spaces.Discrete(3), box_actions(2)])
@@ -109,26 +109,26 @@ def test_a_step_that_reads_nothing_is_found_so():
 
 # -- whole updates ------------------------------------------------------------------------------------------------------------
 
-PREPARE, STOCK = "sf_fixpo.learning.learner._prepare_batch", "sample_factory.algo.learning.learner._prepare_batch"
-BEGIN, PROBE, LOSSES, CHECK, RECORD = (
-    f"sf_fixpo.learning.{place}"
-    for place in ("learner._begin", "statistics.inside", "improvement.losses", "verification.check", "reporting.make_record")
-)
-CORE = "sample_factory.model.core.forward"  # the lengths of packed sequences, which torch keeps on the host
-COUNT, COUNTS = "sf_fixpo.learning.statistics.count_and_normalize", "sf_fixpo.learning.learner._primary_phase"
-# whether all is valid; the same again, two copies to the host; the lag; the losses' constant; the check; the row
-USUAL = {PREPARE: 1, STOCK: 3, BEGIN: 1, LOSSES: 4, CHECK: 2, RECORD: 1}
+# the opening, and the row; besides, one check for each of two epochs, and the probe of the statistics
 UPDATES = {
-    "mlp": (box_actions(), QUIET, {}, {**USUAL, PROBE: 1}),
-    "shuffled": (MIXED, {**QUIET, "shuffle_minibatches": True}, {}, {**USUAL, PROBE: 1}),
-    "no statistics": (None, {**QUIET, "normalize_input": False}, {}, USUAL),
-    # besides, the ends of episodes, and what is made of them for each core
-    "lstm": (None, {**QUIET, **LSTM}, {}, {**USUAL, BEGIN: 3, PROBE: 1}),
-    "gru": (box_actions(), {**QUIET, **GRU, "normalize_input": False}, {}, {**USUAL, BEGIN: 3, CORE: 6}),
-    "lagging": (None, {**QUIET, "reference": "behaviour"}, {"lag": 2}, {**USUAL, PROBE: 1}),
-    # besides, which samples are counted, which lie in a minibatch, and sample-factory's indices of them
-    "invalid": (None, QUIET, {"invalid_share": 0.3}, {**USUAL, STOCK: 4, PROBE: 1, COUNT: 1, COUNTS: 2}),
+    "mlp": (box_actions(), QUIET, {}, 5),
+    "shuffled": (MIXED, {**QUIET, "shuffle_minibatches": True}, {}, 5),
+    "no statistics": (None, {**QUIET, "normalize_input": False}, {}, 4),
+    "returns": (None, {**QUIET, "normalize_returns": True}, {}, 5),
+    "separate": (box_actions(), {**QUIET, "actor_critic_share_weights": False, "normalize_input": False}, {}, 4),
+    "lstm": (None, {**QUIET, **LSTM}, {}, 5),
+    "gru": (box_actions(), {**QUIET, **GRU, "normalize_input": False}, {}, 4),
+    "lagging": (None, {**QUIET, "reference": "behaviour"}, {"lag": 2}, 5),
+    "invalid": (None, QUIET, {"invalid_share": 0.3}, 5),
+    "invalid lstm": (MIXED, {**QUIET, **LSTM, "shuffle_minibatches": True}, {"invalid_share": 0.05}, 5),
+    "v-trace": (None, {**QUIET, "with_vtrace": True, "recurrence": 8}, {}, 5),
+    "entropy": (None, {**QUIET, "exploration_loss_coeff": 0.01}, {}, 5),
+    "one step": (None, {**QUIET, "normalize_input": False, "num_epochs": 1, "num_batches_per_epoch": 1}, {}, 3),
+    # the schedule looks at every step's divergence
+    "adaptive": (None, {**QUIET, "normalize_input": False, "lr_schedule": "kl_adaptive_epoch"}, {}, 6),
 }
+# torch keeps the lengths of packed sequences on the host, wherever the core is; only its GRU asks for them by operations
+PACKED_GRU = {"sample_factory.model.core.forward": 6}
 
 
 def reads_of_an_update(tmp_path, space, flags, lag=0, **batch_args):
@@ -148,8 +148,26 @@ def reads_of_an_update(tmp_path, space, flags, lag=0, **batch_args):
 
 
 @pytest.mark.parametrize("case", UPDATES)
-def test_an_update_reads_what_is_written_down_and_nothing_else(case, tmp_path):
+def test_the_usual_update_reads_through_one_door_and_says_how_often(case, tmp_path):
     space, flags, batch_args, expected = UPDATES[case]
     reads, record = reads_of_an_update(tmp_path, space, flags, **batch_args)
     assert (record.fixup_steps, record.statistics_scale) == (0, 1.0), "the usual update"
-    assert reads.places == expected
+    assert reads.hidden == (PACKED_GRU if case == "gru" else {})
+    assert record.host_reads == reads.places[DOOR] == expected
+
+
+@pytest.mark.parametrize("flags", [{"max_fixup_steps": 50}, {"max_fixup_steps": 2}])
+def test_an_update_with_fixup_steps_or_a_way_back_counts_its_reads_too(flags, tmp_path):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, **flags)
+    learner.last_summary_time = -np.inf
+    learner.train(make_batch(learner, seed=0))
+    seen = []
+    for seed in range(1, 5):
+        batch = make_batch(learner, seed=seed)
+        with HostReads() as reads:
+            learner.train(batch)
+        assert reads.hidden == {}
+        assert learner.last_record.host_reads == reads.places[DOOR]
+        seen.append((learner.last_record.fixup_steps, learner.last_record.backtracks))
+    assert any(steps for steps, _ in seen)
+    assert any(back for _, back in seen) == (flags["max_fixup_steps"] == 2)

@@ -222,9 +222,9 @@ def test_a_check_has_no_gradient_no_critic_and_one_read(tmp_path, monkeypatch):
 def test_reads_per_update_are_counted(tmp_path):
     records = train(make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 1e-6}), train_dir=tmp_path), 12)
     last = records[-1]
-    # invalid samples (twice), lag, probe of the statistics, one per check pass (each epoch), the record itself
+    # the opening, the probe of the statistics, one per check pass (each epoch), the record itself
     assert (last.fixup_steps, last.check_passes) == (0, 2)
-    assert last.host_reads == 3 + 1 + 2 + 1
+    assert last.host_reads == 1 + 1 + 2 + 1
 
 
 def test_fresh_moments_only_where_a_step_is_taken(tmp_path):
