@@ -14,7 +14,7 @@ from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
 
-from sf_fixpo.learning.host import read
+from sf_fixpo.learning.host import read, send
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.sequences import Packing, Sequences
@@ -151,7 +151,7 @@ class Batch:
         if isinstance(part, slice):
             return part
         samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(-1)
-        return torch.from_numpy(samples).to(self.valids.device)
+        return send(samples, self.valids.device)
 
     def minibatch(self, part: Part, keys: Sequence[str]) -> AttrDict:
         """The named samples of a minibatch, and its `obs`, `bound`, `packing` and `beta_ids`; tensors [B, ...]."""

@@ -60,6 +60,7 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     stock.actor_critic.load_state_dict(learner.actor_critic.state_dict())
     theirs = AttrDict({key: value[:32] for key, value in batch.samples.items() if torch.is_tensor(value)})
     theirs.normalized_obs = batch.obs[:32]
+    theirs.dones_cpu, theirs.rewards_cpu = theirs.dones.float(), theirs.rewards  # which ours needs no copies of
     distribution, policy, exploration, kl, kl_loss, value, more = Learner._calculate_losses(stock, theirs, num_invalids)
     expected = {"policy_loss": policy, "exploration_loss": exploration, "kl_loss": kl_loss, "value_loss": value}
     for name, number in expected.items():
@@ -91,7 +92,7 @@ def test_sequences_are_sample_factorys(trajectories, steps, rate, seed):
 
 def test_a_packing_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
-        Sequences(np.zeros(8, bool), 4, "cpu").part(slice(0, 8)).order = None
+        Sequences(np.zeros(8, bool), 4, "cpu").part(slice(0, 8)).keep = None
 
 
 def test_any_trajectories_in_any_order_are_taken():
