@@ -206,8 +206,16 @@ class Progress:
         self.host_reads += 1
         return read(tensor)
 
-    def note_step(self, phase: str, statistic: Tensor, beta: Tensor) -> None:
-        """Counts where beta is, and adds a gradient step to the trace, where this update has one."""
-        self.beta_zeros = self.beta_zeros + (beta == 0.0).float().mean()
+    def note_step(self, phase: str, statistic: Tensor, beta: Tensor, skipped: Tensor | None = None) -> None:
+        """Counts where beta is, and adds a gradient step to the trace, where this update has one.
+
+        Args:
+            phase: `primary` or `fixup`.
+            statistic: [T] of before the step.
+            beta: [T] after it.
+            skipped: bool, whether it was none; None where it was one. Not for an update that is traced.
+        """
+        zeros = (beta == 0.0).float().mean()
+        self.beta_zeros = self.beta_zeros + (zeros if skipped is None else torch.where(skipped, 0.0, zeros))
         if self.trace is not None:
             self.trace.append((self.epoch, phase, statistic.max(), beta.mean()))

@@ -193,7 +193,9 @@ def test_a_fixup_step_takes_the_share_of_valid_samples_into_account(tmp_path, mo
     learner = make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 0.05}), train_dir=tmp_path)
     rates, phases = [], []
     descend, fixup_step = learner.improvement._descend, learner.improvement.fixup_step
-    monkeypatch.setattr(learner.improvement, "_descend", lambda p, loss, rate: (rates.append(rate), descend(p, loss, rate))[1])
+    monkeypatch.setattr(
+        learner.improvement, "_descend", lambda p, loss, rate, **_: (rates.append(rate), descend(p, loss, rate))[1]
+    )
     monkeypatch.setattr(learner.improvement, "fixup_step", lambda *args: (phases.append(len(rates)), fixup_step(*args))[1])
     learner.train(make_batch(learner, seed=0, invalid_share=0.5))
     assert phases, "there was a fixup step"
