@@ -28,8 +28,9 @@ from benchmarks.learner import quiet
 from benchmarks.synthetic import SHAPES, fill_policy_outputs, make_batch, make_learner
 from sf_fixpo.algorithm.trust_region import Divergence
 from sf_fixpo.learning.batch import GAE_KEYS, PRIMARY_KEYS
-from sf_fixpo.learning.policy import action_parameters
+from sf_fixpo.learning.policy import action_parameters, full_precision
 from sf_fixpo.learning.publication import SettledLock
+from sf_fixpo.learning.unrolling import unroll
 
 Figures = dict[str, Any]
 CHECKS: dict[str, Callable[[], Figures]] = {}
@@ -232,6 +233,55 @@ def what_reduced_precision_would_cost() -> Figures:
 
 def _largest(divergence: Divergence, p: Tensor, q: Tensor) -> float:
     return float(divergence.per_state(p, q).max())
+
+
+@check
+def a_core_as_a_loop_or_packed() -> Figures:
+    """The recurrent core of the DMLab shape, forward and backward, as a loop over steps and packed: time and difference."""
+    learner, raw = _learner("FIXPO", "dmlab")
+    learner.train(raw)
+    batch: Any = learner._update[0]
+    core, packing = learner.candidate.model.core, batch.packing(slice(0, len(batch)))
+    features = torch.randn(len(batch), core.core.input_size, device="cuda", requires_grad=True)
+    states = batch.samples["rnn_states"]
+
+    def packed() -> Tensor:
+        sequences, first = packing.pack(features, states)
+        return packing.unpack(core(sequences, first)[0])
+
+    def loop() -> Tensor:
+        return unroll(core.core, features, states, packing.keep)
+
+    with full_precision():
+        difference = float((packed() - loop()).abs().max())
+    times = {f"{f.__name__} ms": _median_ms(lambda f=f: f().sum().backward()) for f in (packed, loop)}
+    return {"passed": difference <= 1e-5, "largest difference": difference, **times}
+
+
+@check
+def a_fixup_phase_in_chunks() -> Figures:
+    """Updates that need fixup steps: the host deciding on each step, and the device in chunks; weights and time."""
+    found: Figures = {"passed": True}
+    for shape in SHAPES:
+        weights = []
+        for chunk in (0, 8):
+            learner, batch = _learner("FIXPO", shape, fixup_chunk=chunk, learning_rate=3e-3)
+            times, steps = [], 0
+            for seed in range(6):
+                fill_policy_outputs(learner, batch, seed)
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                learner.train(batch)
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+                steps += learner.last_record.fixup_steps
+            found[f"{shape}, chunk {chunk}: ms"] = 1e3 * statistics.median(times[1:])
+            found[f"{shape}, chunk {chunk}: fixup steps"] = steps
+            weights.append(torch.cat([p.detach().flatten() for p in learner.candidate.model.parameters()]))
+        difference = float((weights[0] - weights[1]).abs().max())
+        found[f"{shape}: largest difference of a weight"] = difference
+        found["passed"] &= difference <= 1e-3
+    return found
 
 
 @check

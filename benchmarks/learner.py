@@ -27,12 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.utils.utils import log
-from torch.overrides import TorchFunctionMode
 
+from benchmarks.host_reads import HostReads
 from benchmarks.synthetic import ALGOS, SHAPES, fill_policy_outputs, make_batch, make_learner
-
-# Python-level calls that make the host wait for a number of the device (on the CPU they cost nothing, but are as many).
-WAITING_CALLS = {"item", "tolist", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__"}
 
 
 @dataclass
@@ -90,26 +87,11 @@ class Row:
     updates: int
 
 
-class HostReadCounter(TorchFunctionMode):
-    """Counts the calls that wait for a number of the device while it is entered.
-
-    Adam keeps its step counts on the CPU wherever the weights are, and reads each of them at every step: they wait for nothing
-    and are not counted. On the CPU, where nothing waits, what would be read from a GPU is told by the call alone.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        super().__init__()
-        self.count = 0
-        self._device_type = device.type
-        self._step_counts = {state["step"].data_ptr() for state in optimizer.state.values() if "step" in state}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        to_cpu = name == "to" and "cpu" in [arg for arg in (*args[1:], *kwargs.values()) if isinstance(arg, str)]
-        if (name in WAITING_CALLS or to_cpu) and args[0].device.type == self._device_type:
-            self.count += args[0].data_ptr() not in self._step_counts
-        return func(*args, **kwargs)
+def host_reads(learner: Learner) -> HostReads:
+    """Counts the reads of an update, but for Adam's step counts where it keeps them on the CPU: they wait for nothing."""
+    fused = all(group.get("fused") for group in learner.optimizer.param_groups)
+    counts = set() if fused else {state["step"].data_ptr() for state in learner.optimizer.state.values() if "step" in state}
+    return HostReads(ignored=lambda tensor: tensor.data_ptr() in counts)
 
 
 def quiet() -> None:
@@ -185,7 +167,7 @@ def measure_alone(algo: str, shape: str, device: str, threads: int) -> tuple[int
         fill_policy_outputs(learner, batch, seed=1)
         if device == "gpu":
             torch.cuda.reset_peak_memory_stats(learner.device)
-        with HostReadCounter(learner.optimizer, learner.device) as counter:
+        with host_reads(learner) as counter:
             learner.train(batch)
         _synchronize(learner.device)
         peak = torch.cuda.max_memory_allocated(learner.device) if device == "gpu" else _high_water_mark()

@@ -22,7 +22,15 @@ MAY_IMPORT = {
     "playing": {"algorithm", "learning", "baselines", "running", "records", "envs"},
     "programs": {"algorithm", "learning", "baselines", "running", "playing", "records", "envs"},
 }
-PURE = ["algorithm", "records.update_log", "records.audit_files", "learning.checkpoints", "learning.state", "learning.sequences"]
+PURE = [
+    "algorithm",
+    "records.update_log",
+    "records.audit_files",
+    "learning.checkpoints",
+    "learning.state",
+    "learning.sequences",
+    "learning.unrolling",
+]
 BLOCK = """
 import importlib.abc, sys
 class Block(importlib.abc.MetaPathFinder):

@@ -138,6 +138,13 @@ class FixPOConfig:
     fixup_plateau_steps: int = flag(
         10, "Fixup steps without progress before the learning rate is halved", allowed="an integer >= 1", valid=at_least_one
     )
+    fixup_chunk: int = flag(
+        -1,
+        "Visits of the fixup phase between two reads, of which the device knows by itself whether they make a step; 0: the host "
+        "decides on each; -1: 0 on a CPU, 8 on a GPU. The steps are the same",
+        allowed="an integer >= -1",
+        valid=lambda value: value >= -1,
+    )
     max_rollbacks: int = flag(
         10,
         "Updates in a row undone by a value that is not finite before the run stops",

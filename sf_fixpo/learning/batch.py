@@ -14,6 +14,7 @@ from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
 
+from sf_fixpo.learning.host import read, send
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.sequences import Packing, Sequences
@@ -141,12 +142,16 @@ class Batch:
         starts = np.random.permutation(np.arange(0, len(self), self.recurrence))
         return list((starts // self.recurrence).reshape(-1, size // self.recurrence))
 
+    def trajectories(self, part: Part) -> Part:
+        """Their numbers, as arrays by trajectory are indexed."""
+        return slice(part.start // self.recurrence, part.stop // self.recurrence) if isinstance(part, slice) else part
+
     def indices(self, part: Part) -> slice | Tensor:
         """The samples of a minibatch, as tensors of the batch are indexed."""
         if isinstance(part, slice):
             return part
         samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(-1)
-        return torch.from_numpy(samples).to(self.valids.device)
+        return send(samples, self.valids.device)
 
     def minibatch(self, part: Part, keys: Sequence[str]) -> AttrDict:
         """The named samples of a minibatch, and its `obs`, `bound`, `packing` and `beta_ids`; tensors [B, ...]."""
@@ -196,8 +201,21 @@ class Progress:
     backtrack_scale: float = 1.0
     rolled_back: bool = False
 
-    def note_step(self, phase: str, statistic: Tensor, beta: Tensor) -> None:
-        """Counts where beta is, and adds a gradient step to the trace, where this update has one."""
-        self.beta_zeros = self.beta_zeros + (beta == 0.0).float().mean()
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """Waits for a tensor of the device; counted."""
+        self.host_reads += 1
+        return read(tensor)
+
+    def note_step(self, phase: str, statistic: Tensor, beta: Tensor, skipped: Tensor | None = None) -> None:
+        """Counts where beta is, and adds a gradient step to the trace, where this update has one.
+
+        Args:
+            phase: `primary` or `fixup`.
+            statistic: [T] of before the step.
+            beta: [T] after it.
+            skipped: bool, whether it was none; None where it was one. Not for an update that is traced.
+        """
+        zeros = (beta == 0.0).float().mean()
+        self.beta_zeros = self.beta_zeros + (zeros if skipped is None else torch.where(skipped, 0.0, zeros))
         if self.trace is not None:
             self.trace.append((self.epoch, phase, statistic.max(), beta.mean()))

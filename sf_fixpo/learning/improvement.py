@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from sample_factory.utils.attr_dict import AttrDict
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
+from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, kl_statistic
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
@@ -23,6 +26,16 @@ from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
 _RATIO_MIN, _RATIO_MAX = 0.05, 20.0
+
+# Visits between two reads on an accelerator. Most fixup phases take fewer steps; a visit too many costs a forward and a backward
+# pass, a read the time until the host has asked for new work.
+CHUNK = 8
+
+
+def _trains_differently(module: nn.Module) -> bool:
+    """Whether one of torch's own modules is another function in training, or remembers what it has seen."""
+    by_mode = isinstance(module, (_DropoutNd, _NormBase, nn.RReLU))
+    return by_mode or (isinstance(module, nn.RNNBase) and module.dropout > 0)
 
 
 def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -103,7 +116,14 @@ class Improvement:
         """[B] pi / pi_behaviour of the actions taken, clamped as sample-factory clamps it; with gradient to the distribution."""
         return (distribution.log_prob(minibatch.actions) - minibatch.log_prob_actions).exp().clamp(_RATIO_MIN, _RATIO_MAX)
 
-    def _descend(self, progress: Progress, loss: Tensor, learning_rate: float, spared: Collection[Tensor] = ()) -> Tensor:
+    def _descend(
+        self,
+        progress: Progress,
+        loss: Tensor,
+        learning_rate: float | Tensor,
+        spared: Collection[Tensor] = (),
+        skip: Tensor | None = None,
+    ) -> Tensor:
         """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
 
         Args:
@@ -111,6 +131,7 @@ class Improvement:
             loss: scalar.
             learning_rate: of this step.
             spared: parameters that stay as they are although the loss may reach them.
+            skip: bool, whether the step is none, bit for bit; the device knows. None: it is one. Fused Adam alone can do that.
 
         Returns:
             The norm of the gradient before clipping.
@@ -126,13 +147,20 @@ class Improvement:
             norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        bad = ~(loss.detach() + norm).isfinite()
+        if skip is not None:
+            bad = bad & ~skip
+            # what torch's gradient scaler sets; exactly 1 leaves weights, moments and counts as they are
+            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        progress.bad = progress.bad | ~(loss.detach() + norm).isfinite()
+        self.optimizer.found_inf = None  # type: ignore[attr-defined]
+        progress.bad = progress.bad | bad
         return norm
 
-    def _step_beta(self, kl: Tensor, minibatch: AttrDict) -> Tensor:
-        """One step on L_beta with the divergence of before theta's step; returns its statistic [T]."""
+    def _step_beta(self, kl: Tensor, minibatch: AttrDict, skip: Tensor | None = None) -> Tensor:
+        """One step on L_beta with the divergence of before theta's step, or none where `skip`; returns its statistic [T]."""
         statistic, present = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)
+        present = present if skip is None else present & ~skip
         self.multiplier.step(statistic, present, self._fixpo.eps_kl, self._fixpo.c_beta)
         return statistic
 
@@ -193,7 +221,7 @@ class Improvement:
             "kl_loss": self._penalty(kl, parameters, minibatch),
             "exploration_loss": self._exploration(distribution, valids, num_invalids),
         }
-        loss = torch.as_tensor(sum(parts.values()))
+        loss: Any = sum(parts.values())
         parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
         return loss, parts | {"distribution": distribution}
 
@@ -212,16 +240,40 @@ class Improvement:
         progress.note_step("primary", statistic, self.multiplier.beta)
         return kl_mean
 
-    def fixup_step(self, progress: Progress, batch: Batch, part: slice, learning_rate: float) -> None:
-        """One step on L_KL (or beta * L_KL) and one on L_beta; no value, policy or exploration term."""
+    def fixup_step(
+        self,
+        progress: Progress,
+        batch: Batch,
+        part: slice,
+        learning_rate: float,
+        slots: Slots | None = None,
+        outside: bool = True,
+    ) -> None:
+        """One step on L_KL (or beta * L_KL) and one on L_beta; no value, policy or exploration term.
+
+        Args:
+            progress: of the update.
+            batch: its samples.
+            part: the minibatch.
+            learning_rate: of this step, or what the slots scale.
+            slots: decide on the device whether it is a step; None: it is one.
+            outside: whether the minibatch is known to be outside.
+        """
         self.candidate.model.train()
         minibatch = batch.minibatch(part, FIXUP_KEYS)
         model, at_once = self.candidate.model, self.candidate.samples_at_once(minibatch.obs)
         parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
         beta = self.penalty if self._fixpo.fixup_loss == "beta_kl" else None
-        self._descend(progress, kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate)
-        progress.note_step("fixup", self._step_beta(kl, minibatch), self.multiplier.beta)
+        loss, rate, skip = kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate, None
+        if slots is not None:
+            statistic = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)[0].max()
+            skip = slots.skip(statistic, progress.bad, outside)
+            rate = learning_rate * slots.scale
+            if rate.device.type != "cpu":  # whose kernels take a rate of their own precision only
+                rate = rate.float()
+        self._descend(progress, loss, rate, skip=skip)
+        progress.note_step("fixup", self._step_beta(kl, minibatch, skip), self.multiplier.beta, skip)
 
     def drop_first_moments(self) -> None:
         """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""
@@ -231,6 +283,60 @@ class Improvement:
 
     def fixup(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
         """Algorithm 1, lines 8 to 15, on the staged state of the candidate; with `--fixup=off` one check, for the log."""
+        by_device = self._fixpo.fixup != "off" and progress.trace is None and self.chunk_on(batch.valids.device) > 0
+        result = (self._fixup_by_device if by_device else self._fixup_by_host)(progress, batch, verifier)
+        progress.fixup_steps += result.steps
+        progress.lr_halvings += result.lr_halvings
+        return result
+
+    def chunk_on(self, device: torch.device) -> int:
+        """Visits of the fixup phase between two reads (`--fixup_chunk`); 0 where the host decides on each step.
+
+        As it does where a step cannot be left out bit for bit, or where a forward pass in training mode is another function, or
+        leaves something behind, even if no step follows.
+        """
+        chunk = self._fixpo.fixup_chunk
+        if chunk < 0:
+            chunk = 0 if device.type == "cpu" else CHUNK
+        able = type(self.optimizer) is torch.optim.Adam and not any(map(_trains_differently, self.candidate.model.modules()))
+        return chunk if able else 0
+
+    def _on_violation(self) -> None:
+        if self._fixpo.fixup_optimizer == "fresh":
+            self.drop_first_moments()
+
+    def _fixup_by_device(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
+        """With one read for every chunk of visits; its weights are those of `_fixup_by_host`."""
+        fixpo, device, rate = self._fixpo, batch.valids.device, progress.learning_rate
+        slots = Slots(verifier.limit, fixpo.max_fixup_steps, fixpo.fixup_plateau_steps, device)
+        count = len(verifier.slices)
+
+        def read() -> Reading:
+            with progress.timer.phase("check"):
+                verifier.stage(self.candidate)
+                numbers = progress.read(torch.cat([verifier.evaluate(verifier.slices), slots.counters()])).tolist()
+                verifier.note(verifier.slices, numbers[:count])
+            return Reading(numbers[:count], int(numbers[count]), int(numbers[count + 1]))
+
+        def visit(part: slice, outside: bool) -> None:
+            with progress.timer.phase("fixup"):
+                self.fixup_step(progress, batch, part, rate, slots, outside)
+
+        result = chunked_fixup_phase(
+            verifier.slices,
+            read,
+            visit,
+            limit=verifier.limit,
+            chunk=self.chunk_on(device),
+            max_steps=fixpo.max_fixup_steps,
+            on_violation=self._on_violation,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate  # a number again: checkpoints hold it
+        return result
+
+    def _fixup_by_host(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
+        """With a read for every decision."""
         fixpo, scale = self._fixpo, [1.0]
         with progress.timer.phase("check"):
             verifier.stage(self.candidate)
@@ -247,16 +353,13 @@ class Improvement:
         def halve() -> None:
             scale[0] /= 2
 
-        result = fixup_phase(
+        return fixup_phase(
             verifier.slices,
             check,
             step,
             limit=verifier.limit,
             max_steps=0 if fixpo.fixup == "off" else fixpo.max_fixup_steps,
             plateau_steps=fixpo.fixup_plateau_steps,
-            on_violation=self.drop_first_moments if fixpo.fixup_optimizer == "fresh" else None,
+            on_violation=self._on_violation,
             on_plateau=halve,
         )
-        progress.fixup_steps += result.steps
-        progress.lr_halvings += result.lr_halvings
-        return result

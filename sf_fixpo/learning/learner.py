@@ -28,6 +28,7 @@ from sf_fixpo.learning.improvement import Improvement, use_fused_adam
 from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.preparation import chosen, open_batch, prepare
 from sf_fixpo.learning.publication import PublicationGate, settle_device
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.sequences import Sequences
@@ -79,7 +80,6 @@ class FixPOLearner(CheckpointingLearner):
         self._traced = parse_versions(self.fixpo.trace_updates)
         self.health = Health(largest_entropy(action_spec(self.env_info.action_space)))
         self._agreed = False  # the actors' recorded parameters and the learner's forward pass
-        self._counted: Tensor | None = None
 
         # sample-factory advises a fixed KL loss where this coefficient is 0; beta takes its place
         coefficient, self.cfg.kl_loss_coeff = self.cfg.kl_loss_coeff, 1.0
@@ -133,59 +133,58 @@ class FixPOLearner(CheckpointingLearner):
         return stats
 
     def _prepare_batch(self, batch: TensorDict):
-        """As sample-factory's, of a batch in which invalid samples hold nothing that could matter."""
+        """What takes the place of sample-factory's: (samples, their number, how many are not valid)."""
         with self._timer.phase("prepare"):
-            fresh = self.train_step - batch["policy_version"] < self.cfg.max_policy_lag
-            valids = (batch["policy_id"] == self.policy_id) & fresh
-            self._counted = None
-            if not valids.all():
-                self._counted = torch.cat([valids, valids[:, -1:]], dim=1).flatten()
-                batch = TensorDict(fill_invalid(batch, valids), valids=batch["valids"])
+            limit = self.cfg.max_policy_lag
+            opening, valids = open_batch(batch, self.policy_id, self.train_step, self.gate.version, limit)
+            size, num_invalids = len(opening.valids), opening.num_invalids
+            if num_invalids > 0:
+                batch = fill_invalid(batch, valids)
+            if num_invalids > size / 2:
+                log.warning("Policy %d: %.0f %% of a batch is not valid", self.policy_id, 100 * num_invalids / size)
             raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
-            samples, size, num_invalids = super()._prepare_batch(batch)
-            self._raw_obs = TensorDict(raw)
+            self._raw_obs, self._opening = TensorDict(raw), opening
+            normalized = self._normalized(batch["obs"], valids)
+            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0)
             return samples, size, num_invalids
 
-    def _prepare_and_normalize_obs(self, obs: TensorDict) -> TensorDict:
+    def _normalized(self, obs: TensorDict, valids: Tensor) -> TensorDict:
         """Counts the observations into the candidate's statistics; [E, T + 1, ...] each, normalised.
 
         No lock: nobody reads the candidate. The critic's value of the last observation, which is asked for next, is that of the
         network in eval mode; of all modules only the normaliser of returns is left to count.
         """
-        first = next(iter(obs.values()))
-        lead = first.shape[:2]
-        task_ids = obs.pop(TASK_ID, None)
-        flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items()})
-        normalized = count_and_normalize(self.candidate, flat, self._counted)
+        lead = next(iter(obs.values())).shape[:2]
+        counted = None
+        if self._opening.num_invalids > 0:
+            counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self._opening.num_observed(lead[1]))
+        flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items() if key != TASK_ID})
+        normalized = count_and_normalize(self.candidate, flat, counted)
         if self.candidate.model.returns_normalizer is not None:
             self.candidate.model.returns_normalizer.train()
         shaped = TensorDict({key: x.unflatten(0, lead) for key, x in normalized.items()})
-        if task_ids is not None:
-            shaped[TASK_ID] = task_ids
+        if TASK_ID in obs:
+            shaped[TASK_ID] = obs[TASK_ID]
         return shaped
 
     def _begin(self, samples: TensorDict, experience_size: int, num_invalids: int) -> tuple[Batch, Progress]:
         """Reference, masks, sequences and counters of an update."""
-        valids = samples["valids"]
-        lag = torch.where(valids, self.gate.version - samples["policy_version"], 0.0)
-        mean, low, high = torch.stack([lag.sum() / valids.sum(), lag.min(), lag.max()]).tolist()
-        obs = samples["normalized_obs"]
+        opening, obs = self._opening, samples["normalized_obs"]
         task_ids = obs.pop(TASK_ID).squeeze(1).long() if TASK_ID in obs else None
         sequences = None
         if self.cfg.use_rnn:
-            ends = samples["dones"].bool() | ~valids
-            sequences = Sequences(ends.cpu().numpy(), self.cfg.recurrence, self.device)
+            sequences = Sequences(opening.ends, self.cfg.recurrence, self.device)
         batch = Batch(
             samples=samples,
             raw_obs=self._raw_obs,
             obs=channels_last(obs) if self.candidate.fast_images else obs,
-            valids=valids,
+            valids=samples["valids"],
             sequences=sequences,
             behaviour=samples["action_logits"],
             task_ids=task_ids,
             beta_ids=task_ids if self.fixpo.beta_scope == "per_task" else None,
             recurrence=self.cfg.recurrence,
-            lag=(mean, low, high),
+            lag=opening.lag,
         )
         valid_fraction = (experience_size - num_invalids) / experience_size
         progress = Progress(
@@ -197,7 +196,7 @@ class FixPOLearner(CheckpointingLearner):
             kl_max_primary=torch.zeros((), device=self.device),
             beta_zeros=torch.zeros((), device=self.device),
             trace=[] if self.updates in self._traced else None,
-            host_reads=3 + self.cfg.use_rnn,  # whether all is valid (twice: sample-factory counts again), the lag, the ends
+            host_reads=1,  # the opening
         )
         return batch, progress
 
@@ -279,9 +278,9 @@ class FixPOLearner(CheckpointingLearner):
         parts = batch.parts(self.cfg.batch_size, self.cfg.shuffle_minibatches)
         if num_invalids > 0:
             # the spread of the advantages, by which they are normalised, takes two samples
-            counts = torch.stack([batch.valids[batch.indices(part)].sum() for part in parts]).tolist()
-            progress.host_reads += 1
-            progress.skipped_minibatches += sum(count < 2 for count in counts)
+            valids = self._opening.valids.reshape(-1, batch.recurrence)
+            counts = [valids[batch.trajectories(part)].sum() for part in parts]
+            progress.skipped_minibatches += sum(int(count < 2) for count in counts)
             parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
         kls = []
         for part in parts:
@@ -296,8 +295,7 @@ class FixPOLearner(CheckpointingLearner):
         """The learning rate of the next step; only a scheduler that looks at the divergences makes the host read them."""
         recent = []
         if isinstance(self.lr_scheduler, KlAdaptiveScheduler):
-            progress.host_reads += 1
-            recent = torch.stack(kls).tolist()
+            recent = progress.read(torch.stack(kls)).tolist()
         self.curr_lr = self.lr_scheduler.update(self.curr_lr, recent)
         progress.learning_rate = self.curr_lr * progress.valid_fraction
 

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 import torch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
+from sample_factory.model.core import ModelCore, ModelCoreRNN
 from sample_factory.utils.normalize import ObservationNormalizer
 from torch import Tensor
 
 from sf_fixpo.learning.networks import PackedSeparateWeights, channels_last, takes_channels_last
 from sf_fixpo.learning.sequences import Packing
 from sf_fixpo.learning.state import FlatState
+from sf_fixpo.learning.unrolling import can_unroll, unroll
 
 # Whose actor can be evaluated without the critic beside it: exactly these, a subclass may do anything.
 _SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
@@ -59,6 +61,26 @@ def _encode(encoder: Callable[[TensorDict], Tensor], obs: TensorDict, at_once: i
     return torch.cat([encoder(obs[i : i + at_once]) for i in range(0, count, at_once)])
 
 
+def _run_core(core: ModelCore, x: Tensor, rnn_states: Tensor, packing: Packing) -> Tensor:
+    """[n, H] of a core over whole trajectories: as a loop, or packed where it is none that is known."""
+    if type(core) is ModelCoreRNN and can_unroll(core.core):
+        return unroll(core.core, x, rnn_states, packing.keep)
+    sequences, first = packing.pack(x, rnn_states)
+    return packing.unpack(core(sequences, first)[0])
+
+
+def _remember(model: ActorCritic, x: Tensor, rnn_states: Tensor, packing: Packing) -> Tensor:
+    """`forward_core` [n, H] over whole trajectories; core by core where the class is known to do no more than that."""
+    if type(model) is ActorCriticSharedWeights:
+        return _run_core(model.core, x, rnn_states, packing)
+    if type(model) in _SEPARATE:
+        count = len(model.cores)
+        parts = zip(model.cores, x.chunk(count, dim=1), rnn_states.chunk(count, dim=1), strict=True)
+        return torch.cat([_run_core(core, features, states, packing) for core, features, states in parts], dim=1)
+    sequences, first = packing.pack(x, rnn_states)
+    return packing.unpack(model.forward_core(sequences, first)[0])
+
+
 def forward(
     model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
 ) -> TensorDict:
@@ -78,9 +100,7 @@ def forward(
     if packing is None:
         x, _ = model.forward_core(x, rnn_states)
     else:
-        sequences, first = packing.pack(x, rnn_states)
-        sequences, _ = model.forward_core(sequences, first)
-        x = packing.unpack(sequences)
+        x = _remember(model, x, rnn_states, packing)
     return model.forward_tail(x, values_only=False, sample_actions=False)
 
 
@@ -92,9 +112,7 @@ def action_parameters(
         return forward(model, obs, rnn_states, packing, at_once)["action_logits"]
     x = _encode(model.actor_encoder, obs, at_once)
     if packing is not None:
-        sequences, first = packing.pack(x, rnn_states.chunk(len(model.cores), dim=1)[0])
-        sequences, _ = model.actor_core(sequences, first)
-        x = packing.unpack(sequences)
+        x = _run_core(model.actor_core, x, rnn_states.chunk(len(model.cores), dim=1)[0], packing)
     return model.action_parameterization(model.actor_decoder(x))[0]
 
 

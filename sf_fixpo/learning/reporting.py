@@ -52,7 +52,7 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
     numbers = [torch.stack(list(figures.values())), learner.multiplier.beta, learner.mean_multiplier.beta]
     if batch.task_ids is not None and learner.num_tasks > 1:
         numbers.append(task_figures(kl, shown, valids, batch.task_ids, learner.num_tasks).flatten())
-    read = iter(torch.cat(numbers).tolist())
+    read = iter(progress.read(torch.cat(numbers)).tolist())
     known: dict[str, Any] = dict(zip(figures, read, strict=False))
     betas, mean_betas = ([next(read) for _ in learner.multiplier.beta] for _ in range(2))
     tasks = list(read)
@@ -77,7 +77,7 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
         valid_fraction=progress.valid_fraction,
         skipped_minibatches=progress.skipped_minibatches,
         lag_mean=batch.lag[0],
-        host_reads=progress.host_reads + 1,
+        host_reads=progress.host_reads,
         seconds={phase: round(seconds, 6) for phase, seconds in progress.timer.seconds().items()},
         method=dict(progress.method),
         tasks=task_rows(task_names(learner.cfg), tasks, betas, learner.task_returns) if tasks else {},
@@ -121,7 +121,7 @@ def write_trace(learner: FixPOLearner, progress: Progress, version_before: int) 
     """Every gradient step of an update that is traced, one row each, under the version that the update started from."""
     if not progress.trace:
         return
-    numbers = torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in progress.trace]).tolist()
+    numbers = progress.read(torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in progress.trace])).tolist()
     for (epoch, phase, _, _), (statistic, beta) in zip(progress.trace, numbers, strict=True):
         row = {"policy_id": learner.policy_id, "policy_version": version_before, "epoch": epoch, "phase": phase}
         row |= {"kl_max": statistic, "beta": beta, "eps_kl": learner.fixpo.eps_kl, "c_beta": learner.fixpo.c_beta}
@@ -170,5 +170,5 @@ def train_scalars(learner: FixPOLearner, batch: Batch, progress: Progress) -> At
     stats.update(entropy=parts["distribution"].entropy(), value=parts["values"], ratio=parts["ratio"])
     stats.update(learner.candidate.model.summaries())
     tensors = {key: x.detach().float().mean() for key, x in stats.items() if isinstance(x, Tensor)}
-    stats.update(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))  # one read for all
+    stats.update(zip(tensors, progress.read(torch.stack(list(tensors.values()))).tolist(), strict=True))  # one read for all
     return stats

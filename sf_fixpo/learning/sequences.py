@@ -1,4 +1,7 @@
-"""Sequences of a batch for a recurrent core: what may flow on to what, worked out once an update on the host.
+"""Sequences of a batch for a recurrent core: what may flow on to what.
+
+A core that is known runs as a loop whose state is reset by a mask (`unrolling`). Any other gets packed sequences, worked out on
+the host.
 
 Shapes: E trajectories of T steps, one after the other, so that sample i is step i % T of trajectory i // T; S size of the
 recurrent state, F features. A sequence is a run of steps of one trajectory up to the end of an episode.
@@ -7,16 +10,19 @@ recurrent state, F features. A sequence is a run of steps of one trajectory up t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from sf_fixpo.learning.host import send
+
 
 @dataclass(frozen=True)
-class Packing:
-    """How the samples of some trajectories are laid out for one call of a recurrent core.
+class Layout:
+    """How the samples of some trajectories lie in a packed sequence.
 
     Attributes:
         order: [n] sample of each packed row.
@@ -32,6 +38,58 @@ class Packing:
     starts: Tensor
     carried: Tensor
 
+
+def lay_out(ends: np.ndarray, device: torch.device | str) -> Layout:
+    """Packs trajectories.
+
+    A sequence's place among all is given by its length, the longest first; row (step, place) of the packed data then lies
+    behind all rows of earlier steps.
+
+    Args:
+        ends: [e, T] bool, steps after which nothing flows on; the last of every trajectory is one.
+        device: of the passes.
+    """
+    recurrence, ends = ends.shape[1], ends.reshape(-1)
+    last = np.flatnonzero(ends)
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    by_length = np.argsort(-lengths, kind="stable")
+    place = np.empty_like(by_length)
+    place[by_length] = np.arange(len(by_length))
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    step = np.arange(len(ends)) - first[sequence]
+    batch_sizes = np.bincount(step)
+    places = (np.cumsum(batch_sizes) - batch_sizes)[step] + place[sequence]
+    order = np.empty_like(places)
+    order[places] = np.arange(len(places))
+    starts = first[by_length]
+    return Layout(
+        order=send(order, device),
+        places=send(places, device),
+        batch_sizes=torch.from_numpy(batch_sizes),
+        starts=send(starts, device),
+        carried=send(starts % recurrence == 0, device).unsqueeze(1),
+    )
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What may flow on to what in some trajectories, for one call of a recurrent core.
+
+    Attributes:
+        keep: [e, T] bool on the device, whether the state after a step flows on to the next; what it says of the last steps
+            nobody asks.
+        ends: [e, T] bool on the host: the opposite, and true at the last steps.
+    """
+
+    keep: Tensor
+    ends: np.ndarray
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Packed; made when the first core asks for it."""
+        return lay_out(self.ends, self.keep.device)
+
     def pack(self, features: Tensor, rnn_states: Tensor) -> tuple[PackedSequence, Tensor]:
         """The core's input and its first states.
 
@@ -39,12 +97,13 @@ class Packing:
             features: [n, F], with gradient.
             rnn_states: [n, S] recorded before each step; only those at the first steps of trajectories are looked at.
         """
-        first = torch.where(self.carried, rnn_states.index_select(0, self.starts), 0.0)
-        return PackedSequence(features.index_select(0, self.order), self.batch_sizes), first
+        layout = self.layout
+        first = torch.where(layout.carried, rnn_states.index_select(0, layout.starts), 0.0)
+        return PackedSequence(features.index_select(0, layout.order), layout.batch_sizes), first
 
     def unpack(self, outputs: PackedSequence) -> Tensor:
         """The core's output [n, F] in the order of the samples."""
-        return outputs.data.index_select(0, self.places)
+        return outputs.data.index_select(0, self.layout.places)
 
 
 class Sequences:
@@ -60,7 +119,7 @@ class Sequences:
         """
         self._ends = ends.reshape(-1, recurrence).copy()
         self._ends[:, -1] = True
-        self._device = device
+        self._keep = send(~self._ends, device)
         self._parts: dict[tuple[int, int], Packing] = {}
 
     @property
@@ -72,37 +131,11 @@ class Sequences:
         """Of neighbouring whole trajectories, given by their samples; kept for the next pass over them."""
         key = (samples.start, samples.stop)
         if key not in self._parts:
-            self._parts[key] = self.of(np.arange(samples.start // self.recurrence, samples.stop // self.recurrence))
+            rows = slice(samples.start // self.recurrence, samples.stop // self.recurrence)
+            self._parts[key] = Packing(self._keep[rows], self._ends[rows])
         return self._parts[key]
 
     def of(self, trajectories: np.ndarray) -> Packing:
-        """Of any trajectories in the given order.
-
-        A sequence's place among all is given by its length, the longest first; row (step, place) of the packed data then lies
-        behind all rows of earlier steps.
-        """
-        ends = self._ends[trajectories].reshape(-1)
-        last = np.flatnonzero(ends)
-        first = np.concatenate([[0], last[:-1] + 1])
-        lengths = last - first + 1
-        by_length = np.argsort(-lengths, kind="stable")
-        place = np.empty_like(by_length)
-        place[by_length] = np.arange(len(by_length))
-        sequence = np.repeat(np.arange(len(lengths)), lengths)
-        step = np.arange(len(ends)) - first[sequence]
-        batch_sizes = np.bincount(step)
-        places = (np.cumsum(batch_sizes) - batch_sizes)[step] + place[sequence]
-        order = np.empty_like(places)
-        order[places] = np.arange(len(places))
-        starts = first[by_length]
-
-        def on_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(self._device)
-
-        return Packing(
-            order=on_device(order),
-            places=on_device(places),
-            batch_sizes=torch.from_numpy(batch_sizes),
-            starts=on_device(starts),
-            carried=on_device(starts % self.recurrence == 0).unsqueeze(1),
-        )
+        """Of any trajectories in the given order."""
+        keep = self._keep.index_select(0, send(trajectories, self._keep.device))
+        return Packing(keep, self._ends[trajectories])

@@ -26,14 +26,13 @@ def count_and_normalize(policy: Policy, obs: TensorDict, counted: Tensor | None)
     Args:
         policy: whose statistics move; its network is in eval mode afterwards.
         obs: raw, [n, ...] each.
-        counted: [n] bool, the samples that are taken in; None for all.
+        counted: [C] int64, the samples that are taken in; None for all.
     """
     model = policy.model
     if counted is not None:
-        chosen = counted.nonzero().squeeze(1)
-        if policy.has_statistics and len(chosen) > 1:
+        if policy.has_statistics and len(counted) > 1:
             model.train()
-            prepare_and_normalize_obs(model, TensorDict({key: x[chosen] for key, x in obs.items()}))
+            prepare_and_normalize_obs(model, TensorDict({key: x[counted] for key, x in obs.items()}))
         model.eval()
         return policy.observe(obs)
     model.train()
@@ -65,13 +64,12 @@ def admit(candidate: Policy, published: Policy, batch: Batch, progress: Progress
     end = {name: tensors[name].clone() for name in names}
 
     def inside(chosen: np.ndarray) -> bool:
-        progress.host_reads += 1
         samples = batch.indices(chosen)
         packing = None if batch.sequences is None else batch.sequences.of(chosen)
         parameters = candidate.action_parameters(batch.obs[samples], batch.samples["rnn_states"][samples], packing)
         kl = divergence.per_state(parameters, batch.previous[samples])
         ids = None if batch.beta_ids is None else batch.beta_ids[samples]
-        return bool(divergence.statistic(kl, batch.valids[samples], ids)[0].max() <= aim)
+        return bool(progress.read(divergence.statistic(kl, batch.valids[samples], ids)[0].max()) <= aim)
 
     def move_to(alpha: float) -> None:
         for name in names:

@@ -120,6 +120,12 @@ class Verifier:
 
         Not a number where a divergence is none, and everywhere once a loss or gradient was none.
         """
+        values = self._progress.read(self.evaluate(slices)).tolist()
+        self.note(slices, values)
+        return values
+
+    def evaluate(self, slices: Sequence[slice]) -> Tensor:
+        """What `check` reads, for a caller who reads it together with something else and then must `note` it."""
         batch, missing = self._batch, [part for part in slices if part.start not in self.kl_of]
         obs, states = self.observations(), batch.samples["rnn_states"]
         for run in batch.joined(missing):
@@ -130,11 +136,12 @@ class Verifier:
             self.kl_of.update(zip(starts, kl.split(sizes), strict=True))
             self.pi_of.update(zip(starts, pi.split(sizes), strict=True))
         statistics = torch.stack([self._statistic(part) for part in slices])
-        values = torch.where(self._progress.bad, torch.nan, statistics).tolist()
+        return torch.where(self._progress.bad, torch.nan, statistics)
+
+    def note(self, slices: Sequence[slice], values: Sequence[float]) -> None:
+        """Takes what was read of `evaluate` at the present staged state; on this alone `verify` rests."""
         self._progress.check_passes += 1
-        self._progress.host_reads += 1
         self._values.update(zip((part.start for part in slices), values, strict=True))
-        return values
 
     def _statistic(self, part: slice) -> Tensor:
         ids = None if self._batch.beta_ids is None else self._batch.beta_ids[part]

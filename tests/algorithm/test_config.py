@@ -25,7 +25,7 @@ def test_every_default():
         "eps_kl": 0.5, "c_beta": 3.0, "beta_init": 1.0, "beta_lr": 0.01, "beta_min": 0.0, "beta_max": 1000.0,
         "beta_scope": "shared", "kl_stat": "max", "kl_mean_target": 0.0, "kl_direction": "pi_ref", "reference": "auto",
         "fixup": "every_epoch", "fixup_loss": "kl", "fixup_optimizer": "fresh", "fixup_batch_size": 0, "max_fixup_steps": 50,
-        "fixup_plateau_steps": 10, "max_rollbacks": 10, "audit_every": 0, "trace_updates": "",
+        "fixup_plateau_steps": 10, "fixup_chunk": -1, "max_rollbacks": 10, "audit_every": 0, "trace_updates": "",
     }  # fmt: skip
     with pytest.raises(FrozenInstanceError):
         FixPOConfig().eps_kl = 1.0
@@ -47,7 +47,15 @@ def test_what_a_configuration_lacks_is_one_synchronous_step_without_memory():
 EDGES = [
     *[{"c_beta": 1.0}, {"beta_init": 0.0}, {"beta_init": 1000.0}, {"beta_lr": 0.0}, {"beta_min": 1.0}, {"beta_max": 1.0}],
     *[{"beta_min": 2.0, "beta_init": 2.0, "beta_max": 2.0}, {"kl_mean_target": 0.499}, {"kl_stat": "mean"}],
-    *[{"max_fixup_steps": 0}, {"fixup_plateau_steps": 1}, {"max_rollbacks": 1}, {"trace_updates": "0-1"}, {"audit_every": 0}],
+    *[
+        {"max_fixup_steps": 0},
+        {"fixup_plateau_steps": 1},
+        {"fixup_chunk": 0},
+        {"fixup_chunk": -1},
+        {"max_rollbacks": 1},
+        {"trace_updates": "0-1"},
+        {"audit_every": 0},
+    ],
     *[{"num_epochs": 1}, {"num_batches_per_epoch": 1}, {"seed": 0}, {"seed": None}, {"gamma": 1.0}, {"gamma": 1e-6}],
     *[{"rollout": 1, "batch_size": 1}, {"rollout": 8, "batch_size": 8}, {"rollout": 8, "recurrence": 8}, {"recurrence": 1}],
     *[{"use_rnn": True}, {"use_rnn": True, "recurrence": 2}, {"use_rnn": True, "rollout": 2, "recurrence": -1}],
@@ -133,6 +141,7 @@ BAD = [
     ("fixup_batch_size", 96),
     ("max_fixup_steps", -1),
     ("fixup_plateau_steps", 0),
+    ("fixup_chunk", -2),
     ("max_rollbacks", 0),
     ("audit_every", -1),
     ("trace_updates", "3-"),

@@ -88,7 +88,7 @@ def test_a_minibatch_holds_what_was_asked_for_of_its_samples(part, recurrent):
     assert minibatch.bound.shape == (8, A)
     assert (minibatch.packing is not None) == recurrent
     if recurrent:
-        assert sorted(minibatch.packing.starts.tolist()) == [0, 4], "two trajectories of four steps"
+        assert sorted(minibatch.packing.layout.starts.tolist()) == [0, 4], "two trajectories of four steps"
     assert batch_of().minibatch(part, FIXUP_KEYS).beta_ids is None
 
 
@@ -96,7 +96,7 @@ def test_packings_are_those_of_the_part():
     assert batch_of().packing(slice(0, 8)) is None
     batch = batch_of(recurrent=True)
     assert batch.packing(slice(0, 8)) is batch.packing(slice(0, 8)), "made once"
-    assert len(batch.packing(slice(0, 12)).starts) == 3
+    assert len(batch.packing(slice(0, 12)).layout.starts) == 3
 
 
 def test_neighbouring_slices_are_evaluated_together_up_to_a_size(monkeypatch):
@@ -119,7 +119,7 @@ def test_parameters_of_a_policy_at_every_state_some_at_a_time():
     batch, sizes = batch_of(recurrent=True), []
 
     def parameters(obs, states, packing):
-        sizes.append((len(obs["obs"]), len(packing.starts)))
+        sizes.append((len(obs["obs"]), len(packing.layout.starts)))
         return torch.cat([obs["obs"][:, :1], states], dim=1)
 
     found = batch.parameters(SimpleNamespace(action_parameters=parameters), batch.obs, 16)

@@ -60,6 +60,7 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     stock.actor_critic.load_state_dict(learner.actor_critic.state_dict())
     theirs = AttrDict({key: value[:32] for key, value in batch.samples.items() if torch.is_tensor(value)})
     theirs.normalized_obs = batch.obs[:32]
+    theirs.dones_cpu, theirs.rewards_cpu = theirs.dones.float(), theirs.rewards  # which ours needs no copies of
     distribution, policy, exploration, kl, kl_loss, value, more = Learner._calculate_losses(stock, theirs, num_invalids)
     expected = {"policy_loss": policy, "exploration_loss": exploration, "kl_loss": kl_loss, "value_loss": value}
     for name, number in expected.items():
@@ -91,7 +92,7 @@ def test_sequences_are_sample_factorys(trajectories, steps, rate, seed):
 
 def test_a_packing_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
-        Sequences(np.zeros(8, bool), 4, "cpu").part(slice(0, 8)).order = None
+        Sequences(np.zeros(8, bool), 4, "cpu").part(slice(0, 8)).keep = None
 
 
 def test_any_trajectories_in_any_order_are_taken():
@@ -192,7 +193,9 @@ def test_a_fixup_step_takes_the_share_of_valid_samples_into_account(tmp_path, mo
     learner = make_learner("FIXPO", small_shape(**{**BUSY, "learning_rate": 0.05}), train_dir=tmp_path)
     rates, phases = [], []
     descend, fixup_step = learner.improvement._descend, learner.improvement.fixup_step
-    monkeypatch.setattr(learner.improvement, "_descend", lambda p, loss, rate: (rates.append(rate), descend(p, loss, rate))[1])
+    monkeypatch.setattr(
+        learner.improvement, "_descend", lambda p, loss, rate, **_: (rates.append(rate), descend(p, loss, rate))[1]
+    )
     monkeypatch.setattr(learner.improvement, "fixup_step", lambda *args: (phases.append(len(rates)), fixup_step(*args))[1])
     learner.train(make_batch(learner, seed=0, invalid_share=0.5))
     assert phases, "there was a fixup step"

@@ -27,7 +27,6 @@ EXPECTED = {
         "train": "self, batch",
         "_prepare_batch": "self, batch",
         "_train": "self, gpu_buffer, batch_size, experience_size, num_invalids",
-        "_prepare_and_normalize_obs": "self, obs",
         "_entropy_exploration_loss": "self, action_distribution, valids, num_invalids",
         "_symmetric_kl_exploration_loss": "self, action_distribution, valids, num_invalids",
         "_after_optimizer_step": "self",

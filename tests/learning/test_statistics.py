@@ -26,7 +26,7 @@ def test_statistics_are_of_the_samples_that_count(learner, chosen):
     policy, obs = learner.candidate, torch.randn(5, 8) * 3
     other = learner.gate.published
     policy.state.copy_(other.state)
-    counted = torch.arange(5) < chosen
+    counted = torch.arange(chosen)
     before = counts(policy).running_mean.clone()
     normalized = count_and_normalize(policy, TensorDict(obs=obs), counted)
     assert (chosen > 1) == bool((counts(policy).running_mean != before).any())
@@ -45,7 +45,7 @@ def test_without_statistics_there_is_nothing_to_count(tmp_path):
     obs = torch.randn(5, 8)
     seen = []
     learner.candidate.model.train = lambda mode=True: seen.append(mode)
-    normalized = count_and_normalize(learner.candidate, TensorDict(obs=obs), torch.ones(5, dtype=torch.bool))
+    normalized = count_and_normalize(learner.candidate, TensorDict(obs=obs), torch.arange(5))
     assert torch.equal(normalized["obs"], obs)
     assert seen[:1] != [True], "no pass in training mode, which would count"
 
