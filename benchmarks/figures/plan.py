@@ -135,7 +135,7 @@ def _metaworld(tasks: tuple[str, ...], paper_tasks: tuple[str, ...], laptop_seed
 def _lab(levels: tuple[str, ...], flags: str = "") -> dict[str, Budget]:
     return {
         "smoke": Budget(1024, 1, levels[:1], f"--preset=laptop --dmlab_engine=vizdoom --device=cpu {_TINY_LAB} {flags}".strip()),
-        "laptop": Budget(3_500_000, 3, levels, f"--preset=laptop --dmlab_engine=vizdoom {flags}".strip()),
+        "laptop": Budget(3_500_000, 5, levels, f"--preset=laptop --dmlab_engine=vizdoom {flags}".strip()),
         "paper": Budget(100_000_000, 4, levels, f"--preset=paper {flags}".strip()),
     }
 
@@ -200,7 +200,7 @@ FIGURES: Mapping[str, Figure] = MappingProxyType(
             draws="action_std",
             runs_of="3",
         ),
-        "5": Figure("Ablations", _variants(ABLATIONS), _mujoco(MUJOCO[:3], 3, smoke=("fixpo", "no_fixup", "beta_10"))),
+        "5": Figure("Ablations", _variants(ABLATIONS), _mujoco(MUJOCO[:3], 5, smoke=("fixpo", "no_fixup", "beta_10"))),
         "6": Figure(
             "Meta-World, one policy a task",
             _variants({name: RIVALS[name] for name in ("fixpo", "appo", "kl_projection")}),

@@ -20,7 +20,7 @@ VERSION = "1"  # of the columns' meaning: a file of another one is refused
 SUCCESS_TAG = "policy_stats/avg_success"
 _WHICH = ("version", "figure", "scale", "variant", "env", "algo", "seed", "commit", "machine")
 _FIGURES = ("steps", "frames", "return", "success", "seconds", "updates", "primary_steps", "fixup_steps", "fixup_max")
-_FIGURES += ("beta_q05", "beta_q50", "beta_q95", "kl_max_rel", "over_bound", "entropy", "update_seconds")
+_FIGURES += ("beta_q05", "beta_q50", "beta_q95", "kl_max_rel", "kl_median_rel", "over_bound", "entropy", "update_seconds")
 COLUMNS = _WHICH + _FIGURES
 TEXTS = frozenset({"version", "figure", "scale", "variant", "env", "algo", "commit", "machine"})
 PARTS = 40
@@ -47,9 +47,10 @@ def run_rows(folder: Path, figure: str, scale: str, run: Planned, parts: int = P
 
     Returns:
         One row for each part in which something was logged: `frames` at its end (environment frames) and `steps` (decisions of
-        the policy), mean logged return and success there, `seconds` since the run's first log entry; of the updates there:
-        how many, their primary and fixup steps, the most fixup steps of one, quantiles of beta, the largest KL of a deployed
-        policy over its bound, how many passed it, mean entropy (nats), seconds an update. APPO has no updates here.
+        the policy), mean logged return and success there, `seconds` since the run's first log entry. Of the updates there: how
+        many, their primary and fixup steps, the most fixup steps of one, quantiles of beta, the largest and the median
+        worst-state KL of a deployed policy over its bound, how many passed it, mean entropy (nats), seconds an update. APPO has
+        no updates here.
 
     Raises:
         LogError: the folder holds no run.
@@ -88,6 +89,7 @@ def _of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     betas = np.asarray([np.mean(row["beta"]) for row in updates])
     over = [kl_over_bound(dict(row)) for row in updates]
     figures: dict[str, float] = {"updates": len(updates), "over_bound": sum(not kl <= 1 for kl in over), "kl_max_rel": max(over)}
+    figures["kl_median_rel"] = float(np.median(over))
     figures |= {f"beta_q{round(100 * q):02d}": float(np.quantile(betas, q)) for q in (0.05, 0.5, 0.95)}
     figures |= {name: sum(row[name] for row in updates) for name in ("primary_steps", "fixup_steps")}
     figures["fixup_max"] = max(row["fixup_steps"] for row in updates)

@@ -54,6 +54,53 @@ def pooled_iqm(tasks: Mapping[str, Sequence[float]], resamples: int = _RESAMPLES
     return middle, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def pooled_difference(
+    one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], resamples: int = 10_000
+) -> tuple[float, float, float]:
+    """Mean over the common tasks of the difference of means, each task in units of its own range, and its 95 % interval.
+
+    Args:
+        one: by task, S values.
+        other: likewise, of seeds of its own.
+        resamples: of the stratified bootstrap.
+
+    Returns:
+        The difference and both ends, which are not numbers where a task has a single run.
+
+    Raises:
+        ValueError: they have no task in common.
+    """
+    common = [task for task in one if task in other]
+    if not common:
+        raise ValueError("no task in common")
+    groups: list[np.ndarray] = []
+    for task in common:
+        pair = [np.asarray(values, dtype=float) for values in (one[task], other[task])]
+        spread = float(np.ptp(np.concatenate(pair))) or 1.0
+        groups += [values / spread for values in pair]
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = [sample.mean(axis=axis) for sample in samples]
+        return np.mean([means[i] - means[i + 1] for i in range(0, len(means), 2)], axis=0)
+
+    middle = float(statistic(*groups))
+    if min(map(len, groups)) < 2:
+        return middle, float("nan"), float("nan")
+    found = stats.bootstrap(
+        tuple(groups),
+        statistic,
+        paired=False,
+        vectorized=True,
+        axis=-1,
+        n_resamples=resamples,
+        batch=2000,
+        method="percentile",
+        confidence_level=_LEVEL,
+        rng=np.random.default_rng(0),
+    )
+    return middle, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
 def probability_of_improvement(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> float:
     """How likely a run of one is above a run of the other, mean over the tasks that both have; ties count one half.
 
