@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import claims as program
+from benchmarks import results_page
 from benchmarks.figures import evidence, plan, rows
 from benchmarks.figures.claims import judge_all
 from benchmarks.figures.evidence import AGREES, DISAGREES, NOT_ENOUGH
@@ -178,6 +181,11 @@ def test_an_interval_that_holds_zero_settles_nothing():
     assert wide.verdict == NOT_ENOUGH
 
 
+def test_a_projection_that_is_slower_by_steps_disagrees():
+    figures = {"6": figure_6(0.8, early=0.01, fixpo_timed=True)}
+    assert verdicts(figures)[15][0] == DISAGREES
+
+
 def test_one_task_takes_five_seeds():
     with pytest.raises(evidence.MissingError, match="fewer than 5"):
         evidence.larger_over_tasks({"a": [1, 2, 3]}, {"a": [7, 8, 9]})
@@ -194,3 +202,26 @@ def test_the_program_reads_the_csvs_and_refuses_those_of_another_scale(tmp_path,
     assert "holds figure 1 at scale laptop" in capsys.readouterr().err
     assert program.main(["--scale=tiny"]) == 2
     assert "smoke, laptop, paper" in capsys.readouterr().err
+
+
+def test_the_page_says_what_has_not_been_run(tmp_path):
+    page = tmp_path / "results.md"
+    where = [f"--results={tmp_path}", f"--page={page}"]
+    assert results_page.main(where) == 0
+    assert "Nothing has been run: 1 (15 runs of 1M frames)" in page.read_text()
+    rows.write(tmp_path / rows.csv_name("3", "laptop"), two("3", ("fixpo", "appo"), (9.0, 3.0), WINS, seeds=2))
+    assert results_page.main([*where, "--check"]) == 1
+    assert results_page.main(where) == 0
+    assert results_page.main([*where, "--check"]) == 0
+    text = page.read_text()
+    assert "12 runs, seeds 0, 1, commit c, m; 108 of 120 planned runs have not been made." in text
+    assert "Probability that a run of fixpo is above one of: appo 1.00." in text
+    assert "| mujoco_Swimmer | fixpo | 2 |" in text
+    assert "### Not run\n\n1 (15 runs" in text
+    (tmp_path / rows.csv_name("3", "laptop")).write_text("sweep\n1\n")
+    assert results_page.main(where) == 2
+
+
+def test_the_committed_page_is_what_the_committed_rows_make():
+    root = Path(__file__).parents[1]
+    assert results_page.main([f"--results={root / 'benchmarks/results'}", f"--page={root / 'docs/results.md'}", "--check"]) == 0
