@@ -34,8 +34,9 @@ def test_every_variant_is_a_command_that_the_program_takes(number, tmp_path):
         by_name = {run.name: run for run in runs}
         for run in wanted:
             assert folder / by_name[plan.run_name(run)].folder == plan.run_folder(folder, run)
-        # one of each variant: what differs between tasks and seeds is a name and a number
-        for run in {run.variant: run for run in wanted}.values():
+        # one of each variant, at one scale: what differs between tasks and seeds is a name and a number
+        each = list({run.variant: run for run in wanted}.values())
+        for run in each if scale == "laptop" else each[:1]:
             flags = [flag for flag in by_name[plan.run_name(run)].command[3:] if not flag.startswith("--init_from")]
             cfg = train.parse_cfg(flags)
             assert (cfg.env, cfg.seed) == (run.env, run.seed)
