@@ -18,10 +18,10 @@ JOBS ?= 2
 # One by one to whichever process is free: tests differ a hundredfold in length.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help setup demo test test-slow lint format check bench rooms mutants clean
+.PHONY: help setup demo test test-slow lint format check bench figures-smoke rooms mutants clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## install everything, once, and again when pyproject.toml or constraints.txt has changed
 
@@ -58,6 +58,9 @@ check: test  ## same as test
 
 bench: setup  ## the learner beside stock sample-factory, on this machine
 	$(PY) -m benchmarks.learner
+
+figures-smoke: setup  ## the paper's eight figures at the smallest scale, which says only that they can be made (three minutes)
+	$(PY) -m benchmarks.figure all --scale=smoke
 
 rooms: setup  ## the picture of the rooms in CONTRIBUTING.md, from today's imports
 	$(PY) -m benchmarks.rooms --write

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
+from sf_fixpo.envs.gymnasium_envs import engines
 from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import Suite
 
@@ -176,11 +177,15 @@ def faults(cfg: Any) -> list[str]:
     except gymnasium.error.DependencyNotInstalled as error:
         return [f"--env={cfg.env}: its engine is not installed: {error}"]
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
+        if (hint := engines.ale_hint(cfg.env.removeprefix(PREFIX), engines.installed("ale-py"))) is not None:
+            return [f"--env={cfg.env}: {hint}"]
         known = [f"{PREFIX}{name}" for name in gymnasium.registry]
         hint = "" if ":" in cfg.env else did_you_mean(cfg.env, known)
         hint = hint or "name the module that registers it, in the present folder or on PYTHONPATH, as in gym_my_module:MyEnv-v0;"
         return [f"--env={cfg.env}: {str(error).rstrip('. ')}; {hint} --list_envs shows the common ones."]
     except Exception as error:  # noqa: BLE001 - a user's own code: whatever it raises is why there is no environment
+        if (hint := engines.mujoco_hint(str(error), engines.installed("mujoco"))) is not None:
+            return [f"--env={cfg.env}: {hint}"]
         arguments = getattr(cfg, "env_kwargs", "{}")
         return [f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}"]
     found = space_faults(env.observation_space, env.action_space)

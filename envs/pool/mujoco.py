@@ -17,7 +17,8 @@ PREFIX = "mujoco_"
 TASKS = MappingProxyType(
     {
         f"{PREFIX}{name}": f"{name}-v4"
-        for name in ("HalfCheetah", "Hopper", "Walker2d", "Swimmer", "InvertedDoublePendulum", "Reacher")
+        # the paper's six, and two that are larger
+        for name in ("HalfCheetah", "Hopper", "Walker2d", "Swimmer", "InvertedDoublePendulum", "Reacher", "Ant", "Humanoid")
     }
 )
 

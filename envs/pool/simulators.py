@@ -24,6 +24,7 @@ class Pool(gymnasium.Env):
         num_agents: N.
         is_multiagent: always True, for N = 1 too: whatever this class returns is a batch.
         observation_space: Dict with `obs`, a Box for one simulator: bytes, or float32 (EnvPool simulates in float64).
+        obs_dim: length of an observation of one simulator, or of its first axis.
         action_space: for one simulator: the Box that actions are clipped to, or Discrete.
     """
 
@@ -37,6 +38,7 @@ class Pool(gymnasium.Env):
         self._dtype = np.uint8 if pixels else np.float32
         low, high = (0, 255) if pixels else (-np.inf, np.inf)
         self.observation_space = gymnasium.spaces.Dict(obs=gymnasium.spaces.Box(low, high, box.shape, self._dtype))
+        self.obs_dim = int(box.shape[0])
         self._discrete = isinstance(actions, gymnasium.spaces.Discrete)
         if self._discrete:
             self.action_space: gymnasium.Space = gymnasium.spaces.Discrete(int(actions.n))

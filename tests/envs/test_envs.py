@@ -205,7 +205,7 @@ def test_seeds_repeat_and_differ():
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_a_mujoco_task_has_the_observations_and_actions_of_gym(name):
     shapes = {"HalfCheetah": (17, 6), "Hopper": (11, 3), "Walker2d": (17, 6), "Swimmer": (8, 2)}
-    shapes |= {"InvertedDoublePendulum": (11, 1), "Reacher": (11, 2)}
+    shapes |= {"InvertedDoublePendulum": (11, 1), "Reacher": (11, 2), "Ant": (27, 8), "Humanoid": (376, 17)}
     env = make(name)
     observations, actions = shapes[name.removeprefix("mujoco_")]
     assert env.observation_space["obs"].shape == (observations,)

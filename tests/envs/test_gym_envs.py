@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sf_fixpo.envs import EnvError
 from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
+from sf_fixpo.envs.gymnasium_envs import engines
 from sf_fixpo.envs.gymnasium_envs.actions import Actions
 from sf_fixpo.envs.gymnasium_envs.adapter import GymAdapter, space_faults
 from sf_fixpo.envs.gymnasium_envs.observations import Observations
@@ -332,3 +333,25 @@ def test_arguments_and_wrappers_reach_the_environment():
 def test_bad_arguments_and_wrappers_are_refused(flags, message):
     (fault,) = faults("gym_FrozenLake-v1", **flags)
     assert message in fault
+
+
+def test_engines_of_a_version_that_does_not_fit_are_named():
+    """The errors are those of mujoco 3.3.7 and of ale-py 0.12.1 and 0.10.1 with Gymnasium 0.29.1."""
+    schema = "XML Error: Schema violation: unrecognized attribute: 'collision'\nElement 'option', line 3\n"
+    hint = engines.mujoco_hint(schema, "3.3.7")
+    assert hint is not None
+    assert hint.startswith("mujoco 3.3.7 does not read the models of this Gymnasium: pip install 'mujoco==2.3.7'")
+    assert engines.mujoco_hint(schema, "2.3.7") is None
+    assert engines.mujoco_hint("a user's own", "4.0.0") is None
+    assert engines.mujoco_hint(schema, None) is None
+    for name in ("ALE/Pong-v5", "ale_py:ALE/Pong-v5", "PongNoFrameskip-v4"):
+        assert "ale-py 0.12.1 does not register" in str(engines.ale_hint(name, "0.12.1"))
+    assert engines.ale_hint("ALE/Pong-v5", "0.10.1") == "its module has to be named: --env=gym_ale_py:ALE/Pong-v5"
+    assert engines.ale_hint("CartPole-v9", None) is None
+    assert engines.ale_hint("mine:ALE/Pong-v5", None) is None
+
+
+def test_a_game_without_its_engine_is_refused_with_what_to_install():
+    (fault,) = GYM.faults(Namespace(env="gym_ALE/Pong-v5"))
+    assert fault.startswith("--env=gym_ALE/Pong-v5: ale-py is not installed: pip install 'ale-py==0.10.1'")
+    assert "--env=atari_Pong" in fault

@@ -7,9 +7,10 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from sf_fixpo import envs
+from sf_fixpo import envs, train
 from sf_fixpo.envs.pool import atari, metaworld
 from sf_fixpo.envs.seeding import env_seeds
+from sf_fixpo.records.update_log import latest_rows
 
 SEED = 3
 
@@ -118,3 +119,69 @@ def test_an_update_is_made_of_whole_minibatches(suite):
     for preset in suite.presets.values():
         samples = preset["env_agents"] * preset["rollout"]
         assert samples == preset["batch_size"] * preset["num_batches_per_epoch"]
+
+
+def test_several_tasks_are_one_batch_with_a_one_hot_and_their_own_rows():
+    env = make("metaworld_mt10", env_agents=20)
+    assert env.num_agents == 20
+    assert env.observation_space["obs"].shape == (49,)
+    assert env.observation_space["task_id"].high.tolist() == [9]
+    obs, _ = env.reset()
+    assert obs["task_id"][:, 0].tolist() == [task for task in range(10) for _ in range(2)]
+    assert (obs["obs"][:, 39:].argmax(1) == obs["task_id"][:, 0]).all()
+    assert (obs["obs"][:, 39:].sum(1) == 1).all()
+    first = obs["obs"][:, 36:39].copy()
+    assert len(np.unique(first[[0, 1, 2, 3]], axis=0)) == 4, "every simulator draws a goal of its own"
+    returns = np.zeros(20)
+    for step in range(500):
+        # the hand of the first task, reach, goes to its goal; the others do nothing
+        action = np.zeros((20, 4))
+        action[:2, :3] = 10 * (obs["obs"][:2, 36:39] - obs["obs"][:2, :3])
+        obs, rewards, _, truncated, info = env.step(action)
+        returns += rewards
+        assert bool(info) == truncated.all() == (step == 499)
+    np.testing.assert_allclose(info["true_objective"].numpy(), returns, rtol=1e-4)
+    assert info["z_00_reach-v3_success"] == 1.0
+    assert info["z_02_pick-place-v3_success"] == 0.0
+    assert info["z_01_push-v3_raw_score"] == pytest.approx(returns[2:4].mean(), rel=1e-4)
+    assert (obs["obs"][:, 36:39] != first).any(axis=1).all(), "goals are drawn anew"
+    env.close()
+
+
+def test_one_task_of_a_set_is_played_as_the_sets_policy_sees_it():
+    suite = envs.find_suite("metaworld_mt10")
+    cfg = config("metaworld_mt10")
+    names = suite.evaluation_envs(cfg)
+    assert names[3] == "metaworld_mt10:door-open-v3"
+    assert len(names) == len(suite.tasks(cfg)) == 10
+    assert suite.tasks(config("metaworld_mt10:door-open-v3")) == ("door-open-v3",)
+    env = make(names[3])
+    obs, _ = env.reset()
+    assert obs["task_id"][:, 0].tolist() == [3, 3, 3]
+    assert (obs["obs"][:, 39:].argmax(1) == 3).all()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "agents", "message"),
+    [
+        ("metaworld_mt10", 12, "--env_agents=12: must be a multiple of the 10 tasks of metaworld_mt10"),
+        ("metaworld_mt50", 20, "--env_agents=20: must be a multiple of the 50 tasks of metaworld_mt50"),
+        ("metaworld_mt1O", 10, "metaworld_mt10"),
+        ("metaworld_mt10:reach", 10, "not a task of the metaworld suite"),
+    ],
+)
+def test_what_is_wrong_with_a_set_is_said(name, agents, message):
+    (fault,) = envs.find_suite(name).faults(config(name, env_agents=agents))
+    assert message in fault
+
+
+def test_a_run_on_several_tasks_has_a_row_for_each(tmp_path):
+    flags = "--preset=laptop --env=metaworld_mt10 --env_agents=10 --rollout=50 --batch_size=250 --num_batches_per_epoch=2"
+    flags += " --num_epochs=1 --train_for_env_steps=1000 --device=cpu --seed=1 --beta_scope=per_task"
+    assert train.main([*flags.split(), f"--train_dir={tmp_path}", "--experiment=run"]) == 0
+    last = latest_rows(tmp_path / "run" / "updates.jsonl")[-1]
+    assert list(last["tasks"]) == list(metaworld.SETS["metaworld_mt10"])
+    assert len(last["beta"]) == 10
+    assert all(figures["sample_share"] == pytest.approx(0.1) for figures in last["tasks"].values())
+    assert last["kl_max"] <= last["eps_kl"]
