@@ -12,17 +12,14 @@ from contextlib import contextmanager
 import torch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
+from sample_factory.model.actor_critic import ActorCritic
 from sample_factory.utils.normalize import ObservationNormalizer
 from torch import Tensor
 
-from sf_fixpo.learning.networks import PackedSeparateWeights, channels_last, takes_channels_last
+from sf_fixpo.learning.masks import Masking, without_mask
+from sf_fixpo.learning.networks import SEPARATE, channels_last, takes_channels_last
 from sf_fixpo.learning.sequences import Packing
 from sf_fixpo.learning.state import FlatState
-
-# Whose actor can be evaluated without the critic beside it: exactly these, a subclass may do anything.
-_SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
-
 
 # Values of images that a known encoder gets in one call on a CPU. Measured, 72 x 96 pixels on two CPU cores: 1024 images at once
 # take 2.5 times as long as 200 after 200, forward and backward alike; smaller parts gain no more, and wait oftener for each
@@ -81,21 +78,26 @@ def forward(
         sequences, first = packing.pack(x, rnn_states)
         sequences, _ = model.forward_core(sequences, first)
         x = packing.unpack(sequences)
-    return model.forward_tail(x, values_only=False, sample_actions=False)
+    outputs = model.forward_tail(x, values_only=False, sample_actions=False)
+    if isinstance(model, Masking):
+        outputs["action_logits"] = model.masked(outputs["action_logits"], obs)
+    return outputs
 
 
 def action_parameters(
     model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
 ) -> Tensor:
     """`forward`'s action parameters [n, A], without the critic where the class is known to have one apart."""
-    if type(model) not in _SEPARATE:
+    if type(model) not in SEPARATE:
         return forward(model, obs, rnn_states, packing, at_once)["action_logits"]
-    x = _encode(model.actor_encoder, obs, at_once)
+    masking = isinstance(model, Masking)
+    x = _encode(model.actor_encoder, without_mask(obs) if masking else obs, at_once)
     if packing is not None:
         sequences, first = packing.pack(x, rnn_states.chunk(len(model.cores), dim=1)[0])
         sequences, _ = model.actor_core(sequences, first)
         x = packing.unpack(sequences)
-    return model.action_parameterization(model.actor_decoder(x))[0]
+    parameters = model.action_parameterization(model.actor_decoder(x))[0]
+    return model.masked(parameters, obs) if masking else parameters
 
 
 class Policy:

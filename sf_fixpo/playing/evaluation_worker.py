@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sf_fixpo.envs import EnvError, find_suite
+from sf_fixpo.envs.action_mask import ACTION_MASK, guarded
 
 # Where an episode that does not end is left: more than any suite's own limit (Atari's, the longest, is 27,000 decisions).
 MAX_STEPS = 50_000
@@ -59,11 +60,11 @@ class Slots:
         count: K.
         observation_space: Dict, of one slot.
         action_space: of one slot.
-        env: what the suite made.
+        env: what the suite made; where it says which actions it allows, held to that.
     """
 
-    def __init__(self, env: Any):
-        self.env = env
+    def __init__(self, env: Any, name: str = "the environment"):
+        self.env = env = guarded(env, name)
         self.is_batched = bool(getattr(env.unwrapped, "is_multiagent", False))
         self._in_lists = False  # of a user's environment of several agents, where a pool of simulators has arrays
         self.count: int = env.unwrapped.num_agents if self.is_batched else 1
@@ -128,7 +129,7 @@ class Agent(Protocol):
 
 
 class RandomAgent:
-    """Chooses uniformly: from the categories, and between the bounds of a Box."""
+    """Chooses uniformly: from the categories that are allowed, and between the bounds of a Box."""
 
     def __init__(self, action_space: gym.Space, seed: int):
         parts = action_space if isinstance(action_space, gym.spaces.Tuple) else (action_space,)
@@ -140,6 +141,8 @@ class RandomAgent:
 
     def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
         """See `Agent`."""
+        if ACTION_MASK in obs:
+            return self._allowed(obs[ACTION_MASK])
         columns = [
             self._rng.uniform(part.low, part.high, (len(slots), part.shape[0]))
             if isinstance(part, gym.spaces.Box)
@@ -147,6 +150,12 @@ class RandomAgent:
             for part in self._parts
         ]
         return np.concatenate(columns, axis=1)
+
+    def _allowed(self, masks: np.ndarray) -> np.ndarray:
+        """[K, D] by masks [K, A]: the largest of random numbers, which are 0 where a category is forbidden."""
+        weights = (1.0 - self._rng.random(masks.shape)) * (masks != 0)
+        heads = np.split(weights, np.cumsum([int(part.n) for part in self._parts])[:-1], axis=1)
+        return np.stack([head.argmax(axis=1) for head in heads], axis=1)
 
     def forget(self, slot: int) -> None:
         """Nothing to forget."""
@@ -219,7 +228,7 @@ def make_slots(job: Job) -> list[Slots]:
     while not made or (not made[0].is_batched and len(made) < min(job.max_envs, job.episodes)):
         env_id = job.index * job.max_envs + len(made)
         env_config = AttrDict(worker_index=job.index, vector_index=len(made), env_id=env_id)
-        made.append(Slots(suite.make_env(cfg.env, cfg, env_config, None)))
+        made.append(Slots(suite.make_env(cfg.env, cfg, env_config, None), cfg.env))
     return made
 
 
