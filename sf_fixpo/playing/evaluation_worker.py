@@ -60,6 +60,7 @@ class Slots:
         count: K.
         observation_space: Dict, of one slot.
         action_space: of one slot.
+        present: [K] whether each slot is to act next: of several agents some may be dead.
         env: what the suite made; where it says which actions it allows, held to that.
     """
 
@@ -69,12 +70,15 @@ class Slots:
         self._in_lists = False  # of a user's environment of several agents, where a pool of simulators has arrays
         self.count: int = env.unwrapped.num_agents if self.is_batched else 1
         space = env.observation_space
+        self.present = np.ones(self.count, bool)
         self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
         self.action_space = env.action_space
 
     def reset(self) -> dict[str, np.ndarray]:
         """Starts an episode in every slot; observations [K, ...]."""
-        return self._batch(self.env.reset()[0])
+        obs, infos = self.env.reset()
+        self._note_present(infos)
+        return self._batch(obs)
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """Steps every slot with actions [K, D]; finished slots start anew.
@@ -84,13 +88,19 @@ class Slots:
         """
         if self.is_batched:
             given = [one_action(self.action_space, row) for row in actions] if self._in_lists else actions
-            obs, rewards, terminated, truncated, _ = self.env.step(given)
+            obs, rewards, terminated, truncated, infos = self.env.step(given)
+            self._note_present(infos)
             return self._batch(obs), np.asarray(rewards, dtype=float), np.asarray(terminated) | np.asarray(truncated)
         obs, reward, terminated, truncated, _ = self.env.step(one_action(self.action_space, actions[0]))
         done = bool(terminated or truncated)
         if done:
             obs, _ = self.env.reset()
         return self._batch(obs), np.asarray([reward], dtype=float), np.asarray([done])
+
+    def _note_present(self, infos: Any) -> None:
+        """By sample-factory's convention, `info["is_active"]` of each agent."""
+        if self.is_batched and isinstance(infos, (list, tuple)):
+            self.present = np.asarray([bool(info.get("is_active", True)) for info in infos])
 
     def _batch(self, obs: Any) -> dict[str, np.ndarray]:
         self._in_lists = self.is_batched and isinstance(obs, (list, tuple))
@@ -263,10 +273,13 @@ def play(job: Job, send: Any) -> None:
             actions = agent.act(together, slots)
             at = 0
             for i in active:
+                acted = groups[i].present
                 obs[i], rewards, dones = groups[i].step(actions[at : at + groups[i].count])
                 at += groups[i].count
                 returns[members[i]] += rewards
-                lengths[members[i]] += 1
+                lengths[members[i]] += acted
+                for slot in members[i][~groups[i].present]:
+                    agent.forget(int(slot))
                 cut = ~dones & (lengths[members[i]] >= job.max_steps)
                 if cut.any() and not groups[i].is_batched:
                     obs[i] = groups[i].reset()

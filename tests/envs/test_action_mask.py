@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 
 import gymnasium
@@ -12,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import REPO, SERIAL, train
+from programs import HELPERS, SERIAL, train
 from saved_policies import save_policy
 
 from benchmarks.synthetic import make_cfg, make_env_info, small_shape
@@ -207,9 +206,8 @@ def test_the_policy_is_played_and_exported_under_its_mask(tmp_path, flags, capsy
 
 @pytest.mark.slow
 def test_a_whole_run_sends_nothing_forbidden(tmp_path):
-    paths = os.pathsep.join(filter(None, [str(REPO / "tests" / "helpers"), os.environ.get("PYTHONPATH")]))
     flags = (f"--env={SHOP}", "--train_for_env_steps=200", "--audit_every=1", '--env_kwargs={"hands": 2}')
-    run = train(tmp_path, "run", *SERIAL, *flags, env={"PYTHONPATH": paths})
+    run = train(tmp_path, "run", *SERIAL, *flags, env=HELPERS)
     assert run.popen.returncode == 0, run.report()
     assert len(audit(tmp_path / "run", quiet=True)) >= 3
     # with nothing but the random steps before the first rollout the shop would have thrown it out long ago

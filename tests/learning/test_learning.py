@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
-from programs import REPO, started, train
+from programs import HELPERS, started, train
 
 from sf_fixpo import demo
 from sf_fixpo.playing.evaluation import make_result
@@ -53,14 +52,13 @@ LEARNED = {
 def test_classic_control_is_learned(env, tmp_path):
     """Pendulum's torque goes from -2 to 2, which the policy sees as -1 to 1."""
     flags, threshold = LEARNED[env]
-    here = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPO / "tests" / "helpers"), os.environ.get("PYTHONPATH")]))}
     with started(
         tmp_path / "out", "-m", "sf_fixpo.train", f"--env={env}", "--preset=laptop", "--seed=1", *flags,
-        f"--train_dir={tmp_path}", "--experiment=run", env=here,
+        f"--train_dir={tmp_path}", "--experiment=run", env=HELPERS,
     ) as run:  # fmt: skip
         assert run.wait(240) == 0, run.report()
     result = tmp_path / "result.json"
-    with started(tmp_path / "eval", "-m", "sf_fixpo.evaluate", tmp_path / "run", f"--json={result}", env=here) as evaluation:
+    with started(tmp_path / "eval", "-m", "sf_fixpo.evaluate", tmp_path / "run", f"--json={result}", env=HELPERS) as evaluation:
         assert evaluation.wait(200) == 0, evaluation.report()
     assert json.loads(result.read_text())["mean"] > threshold
     assert all(row["kl_max"] <= row["eps_kl"] for row in latest_rows(tmp_path / "run" / UPDATE_LOG))
