@@ -366,7 +366,10 @@ def _fixed_randomness(device: torch.device, seed: int):
 
 def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> ActorCritic:
     """A network with a snapshot's weights, built by whatever function built the learner's own."""
-    network = create_actor_critic(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
+    from sf_fixpo.learning.networks import make_network
+
+    make = create_actor_critic if type(learner) is Learner else make_network
+    network = make(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
     network.model_to_device(learner.device)
     network.load_state_dict(snapshot.state_dict)
     return network
@@ -397,7 +400,10 @@ def _play(network: ActorCritic, version: int, cfg: AttrDict, batch: TensorDict, 
             core_flat = torch.stack(core, dim=1).flatten(0, 1)
         else:
             core_flat, _ = network.forward_core(head, states.flatten(0, 1))
-        result = network.forward_tail(core_flat, values_only=False, sample_actions=True)
+        result = network.forward_tail(core_flat, values_only=False, sample_actions=False)
+        if hasattr(network, "masked"):
+            result["action_logits"] = network.masked(result["action_logits"], flat)
+        network._maybe_sample_actions(True, result)
     finally:
         network.train(was_training)
     for name in ("actions", "action_logits", "log_prob_actions", "values"):

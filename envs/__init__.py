@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 
 from sf_fixpo.envs.dmlab import SUITE as DMLAB
+from sf_fixpo.envs.gymnasium_envs import PETTINGZOO
 from sf_fixpo.envs.gymnasium_envs import SUITE as GYM
 from sf_fixpo.envs.names import unknown_name
 from sf_fixpo.envs.pool.atari import SUITE as ATARI
@@ -17,7 +18,7 @@ from sf_fixpo.envs.suite import EnvError, Suite
 
 __all__ = ["SUITES", "EnvError", "Suite", "UnknownEnvError", "adopt_suite", "find_suite", "list_envs"]
 
-SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, METAWORLD, ATARI, GYM)
+SUITES: tuple[Suite, ...] = (DMLAB, MUJOCO, METAWORLD, ATARI, GYM, PETTINGZOO)
 _adopted: list[Suite] = []  # of environments that a user's script has registered
 
 

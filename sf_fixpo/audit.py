@@ -72,7 +72,8 @@ def check_finding(finding: Finding, record: AuditRecord, path: Path) -> None:
     if (state := finding.acted_other) is not None:
         raise ViolationError(
             f"{name}: state {state}: somebody else's function acted: the recorded action parameters are not those of version "
-            f"{record.previous_policy_version}, which collected the sample (largest difference {finding.acted:g})"
+            f"{record.previous_policy_version}, which collected the sample (largest difference {finding.acted:g}), or give an "
+            "action that the environment forbids a probability"
         )
 
 

@@ -113,7 +113,7 @@ def make_slots(cfg: Any, seed: int) -> Slots:
     cfg.update({flag: value for flag, value in flags.items() if flag in cfg})
     with _drawing(cfg.env):
         env = find_suite(cfg.env).make_env(cfg.env, cfg, AttrDict(worker_index=0, vector_index=0, env_id=0), "rgb_array")
-    slots = Slots(env)
+    slots = Slots(env, cfg.env)
     if slots.is_batched or "rgb_array" not in env.metadata.get("render_modes", ()):
         env.close()
         raise BadInputError(_no_pictures(cfg.env))

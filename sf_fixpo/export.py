@@ -87,7 +87,8 @@ def make_slots(cfg: Any, seed: int) -> Slots:
     cfg.update(seed=seed, device="cpu", num_workers=1, serial_mode=True)
     flags = {"dmlab_optimistic_rewards": False, "dmlab_remember_seeds": False, "env_agents": 1}
     cfg.update({flag: value for flag, value in flags.items() if flag in cfg})
-    return Slots(find_suite(cfg.env).make_env(cfg.env, cfg, AttrDict(worker_index=0, vector_index=0, env_id=0), None))
+    env = find_suite(cfg.env).make_env(cfg.env, cfg, AttrDict(worker_index=0, vector_index=0, env_id=0), None)
+    return Slots(env, cfg.env)
 
 
 def _load(cfg: Any, checkpoint: Path, slots: Slots) -> tuple[ExportedPolicy, dict[str, Any]]:

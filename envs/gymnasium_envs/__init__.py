@@ -1,4 +1,9 @@
-"""Any environment registered with Gymnasium, as `gym_<id>`: `gym_CartPole-v1`, `gym_Pendulum-v1`, your own."""
+"""Any environment registered with Gymnasium, as `gym_<id>`: `gym_CartPole-v1`, `gym_Pendulum-v1`, your own.
+
+`gym_<module>:<id>` imports the module that registers it first; `gym_<module>:<function>` calls a function instead of
+`gymnasium.make`, which may also return one of Gymnasium's vector environments, or one of PettingZoo's parallel API.
+`pettingzoo_<family>.<name>` is short for such a function of PettingZoo's own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +23,10 @@ from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import Suite
 
 PREFIX = "gym_"
+PETTINGZOO_PREFIX = "pettingzoo_"
+
+# Those that need nothing but PettingZoo and pygame; any other works where what it needs is installed.
+PETTINGZOO_COMMON = ("mpe.simple_spread_v3", "butterfly.cooperative_pong_v5", "butterfly.knights_archers_zombies_v10")
 
 COMMON = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1")
 
@@ -139,15 +149,39 @@ def _wrappers(text: str) -> list[Callable[[Any], Any]]:
     return found
 
 
-def _made(env_name: str, cfg: Any, render_mode: str | None = None) -> Any:
-    """The environment itself, wrapped as the flags say."""
+def _id_of(env_name: str) -> str:
+    """What follows the prefix, as `_make` takes it."""
+    if env_name.startswith(PETTINGZOO_PREFIX):
+        return f"pettingzoo.{env_name.removeprefix(PETTINGZOO_PREFIX)}:parallel_env"
+    return env_name.removeprefix(PREFIX)
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> Any:
+    """By a function of a module, by Gymnasium's registry, or by its registry of vector environments."""
     import gymnasium
 
+    module_name, _, name = env_id.rpartition(":")
+    if module_name:
+        module = importlib.import_module(module_name)
+        function = getattr(module, name, None)
+        if callable(function) and name not in gymnasium.registry:
+            made = function(**kwargs)
+            if not isinstance(made, gymnasium.Env) and not hasattr(made, "possible_agents"):
+                raise TypeError(f"{name} returned {made!r}: must be an environment of Gymnasium, or of PettingZoo's parallel API")
+            return made
+    spec = gymnasium.registry.get(name)
+    if spec is not None and spec.entry_point is None and getattr(spec, "vector_entry_point", None) is not None:
+        return gymnasium.make_vec(name, vectorization_mode="custom", **kwargs)
+    return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+
+
+def _made(env_name: str, cfg: Any, render_mode: str | None = None) -> Any:
+    """The environment itself, wrapped as the flags say."""
     _find_modules_here()
     # Not every environment takes a render mode, even None.
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     kwargs = {**rendering, **_env_kwargs(getattr(cfg, "env_kwargs", "{}"))}
-    env = gymnasium.make(env_name.removeprefix(PREFIX), disable_env_checker=True, **kwargs)
+    env = _make(_id_of(env_name), kwargs)
     for wrapper in _wrappers(getattr(cfg, "env_wrappers", "")):
         env = wrapper(env)
     return env
@@ -164,7 +198,9 @@ def faults(cfg: Any) -> list[str]:
     """
     import gymnasium
 
+    from sf_fixpo.envs.gymnasium_envs.actions import UnsuitableSpaceError
     from sf_fixpo.envs.gymnasium_envs.adapter import space_faults
+    from sf_fixpo.envs.gymnasium_envs.several import agents_of, is_several
 
     try:
         _env_kwargs(getattr(cfg, "env_kwargs", "{}"))
@@ -188,8 +224,15 @@ def faults(cfg: Any) -> list[str]:
             return [f"--env={cfg.env}: {hint}"]
         arguments = getattr(cfg, "env_kwargs", "{}")
         return [f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}"]
-    found = space_faults(env.observation_space, env.action_space)
-    env.close()
+    try:
+        parts = agents_of(env) if is_several(env) else env
+        found = space_faults(parts.observation_space, parts.action_space)
+        if parts is not env and getattr(cfg, "batched_sampling", False):
+            return [f"--batched_sampling=True, --env={cfg.env}: an environment of several agents needs --batched_sampling=False"]
+    except UnsuitableSpaceError as error:
+        found = [str(error)]
+    finally:
+        env.close()
     return [f"--env={cfg.env}: {fault}" for fault in found]
 
 
@@ -203,14 +246,16 @@ def make_env(full_env_name: str, cfg: Any, env_config: Any = None, render_mode: 
         render_mode: Gymnasium's, or None.
 
     Returns:
-        An `sf_fixpo.envs.gymnasium_envs.adapter.GymAdapter`.
+        An `sf_fixpo.envs.gymnasium_envs.adapter.GymAdapter`, or of several agents a `several.SeveralAdapter`.
 
     Raises:
         gymnasium.error.Error: Gymnasium cannot make it (see `faults`).
     """
     from sf_fixpo.envs.gymnasium_envs.adapter import GymAdapter
+    from sf_fixpo.envs.gymnasium_envs.several import SeveralAdapter, is_several
 
-    return GymAdapter(_made(full_env_name, cfg, render_mode), cfg, env_config)
+    env = _made(full_env_name, cfg, render_mode)
+    return SeveralAdapter(env, cfg, env_config) if is_several(env) else GymAdapter(env, cfg, env_config)
 
 
 SUITE = Suite(
@@ -223,4 +268,18 @@ SUITE = Suite(
     make_env=make_env,
     presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
     faults=faults,
+)
+
+
+def _pettingzoo_missing() -> str | None:
+    return None if importlib.util.find_spec("pettingzoo") is not None else "pip install 'sf_fixpo[pettingzoo]'"
+
+
+PETTINGZOO = replace(
+    SUITE,
+    name="pettingzoo",
+    description="PettingZoo's parallel API, family.name, such as",
+    env_names=lambda: tuple(f"{PETTINGZOO_PREFIX}{name}" for name in PETTINGZOO_COMMON),
+    matches=lambda env_name: env_name.startswith(PETTINGZOO_PREFIX),
+    missing=_pettingzoo_missing,
 )

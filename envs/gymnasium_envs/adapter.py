@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
+from sf_fixpo.envs.action_mask import mask_fault
 from sf_fixpo.envs.gymnasium_envs.actions import Actions, UnsuitableSpaceError
 from sf_fixpo.envs.gymnasium_envs.observations import Observations
 from sf_fixpo.envs.seeding import env_seeds
@@ -30,6 +31,9 @@ def space_faults(observation_space: spaces.Space, action_space: spaces.Space) ->
             check()
         except UnsuitableSpaceError as exc:
             found.append(str(exc))
+    if not found:
+        seen, chosen = Observations(observation_space, "").policy_space, Actions(action_space).policy_space
+        found += filter(None, [mask_fault(seen, chosen)])
     return found
 
 

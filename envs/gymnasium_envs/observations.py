@@ -1,7 +1,7 @@
 """From an environment's observations to what sample-factory's networks take: a flat Dict of vectors and images.
 
 Vectors are float32. Images stay bytes and become channels x height x width. Categories are one-hot vectors, and what is nested
-becomes flat.
+becomes flat. The key `action_mask` of the outermost Dict says which actions are allowed, and is for no network to see.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from sf_fixpo.envs.action_mask import ACTION_MASK
 from sf_fixpo.envs.gymnasium_envs.actions import UnsuitableSpaceError
 from sf_fixpo.envs.suite import EnvError
 
 # Keys that mean something else to the learner or to sample-factory's encoders; the user's own get another name.
-_OURS = frozenset({"task_id", "INSTR"})
+_OURS = frozenset({"task_id", "INSTR", ACTION_MASK})
 _CHANNELS = (1, 3, 4)
 # The smallest image that sample-factory's default convolutions take; smaller ones are vectors.
 _LEAST_PIXELS = 36
@@ -102,6 +103,50 @@ def _one_hot(counts: np.ndarray, start: Any) -> tuple[int, Convert]:
     return size, convert
 
 
+def _mask_leaves(space: spaces.Space) -> list[tuple[tuple[str | int, ...], int]]:
+    """(path, numbers) of each array of a mask, in the order in which an action's parts are taken."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        return [((name, *path), size) for name, part in inner for path, size in _mask_leaves(part)]
+    if not isinstance(space, (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)):
+        raise UnsuitableSpaceError(
+            f"observation '{ACTION_MASK}' space {space}: must be a Box or MultiBinary, or a Dict or Tuple of these"
+        )
+    return [((), int(np.prod(space.shape)))]
+
+
+def mask_part(space: spaces.Space) -> Part:
+    """The mask of actions as one vector of 0 and 1: of several parts of an action one after the other.
+
+    Raises:
+        UnsuitableSpaceError: it is of a kind that no mask is of.
+    """
+    leaves = _mask_leaves(space)
+    size = sum(count for _, count in leaves)
+
+    def convert(mask: Any) -> np.ndarray:
+        flat = []
+        for path, count in leaves:
+            part = mask
+            for step in path:
+                try:
+                    part = part[step]
+                except (KeyError, IndexError, TypeError):
+                    raise ValueError(f"is without {step!r}") from None
+            array = np.asarray(part)
+            if array.size != count:
+                raise ValueError(f"has the shape {array.shape}")
+            if array.dtype != bool and not np.issubdtype(array.dtype, np.number):
+                raise ValueError(f"is of {array.dtype}, must be of 0 and 1")
+            flat.append(array.reshape(-1))
+        found = np.concatenate(flat)
+        if not ((found == 0) | (found == 1)).all():
+            raise ValueError(f"is {found.tolist()}, must be of 0 and 1")
+        return found.astype(np.uint8)
+
+    return Part((ACTION_MASK,), space, spaces.Box(0, 1, (size,), np.uint8), convert, False)
+
+
 def parts_of(space: spaces.Space, path: tuple[str | int, ...] = ()) -> list[Part]:
     """What a network sees of an observation space, in order.
 
@@ -109,7 +154,11 @@ def parts_of(space: spaces.Space, path: tuple[str | int, ...] = ()) -> list[Part
         UnsuitableSpaceError: a part of it is of a kind that no network takes.
     """
     if isinstance(space, spaces.Dict) and space.spaces:
-        return [part for name, inner in space.spaces.items() for part in parts_of(inner, (*path, name))]
+        return [
+            part
+            for name, inner in space.spaces.items()
+            for part in ([mask_part(inner)] if (*path, name) == (ACTION_MASK,) else parts_of(inner, (*path, name)))
+        ]
     if isinstance(space, spaces.Tuple) and space.spaces:
         return [part for i, inner in enumerate(space.spaces) for part in parts_of(inner, (*path, i))]
     if isinstance(space, spaces.Box):
@@ -132,6 +181,8 @@ def parts_of(space: spaces.Space, path: tuple[str | int, ...] = ()) -> list[Part
 def _key(path: tuple[str | int, ...], taken: set[str]) -> str:
     """A name that a torch module can have, and that means nothing to anybody else."""
     key = "_".join(str(step) for step in path).replace(".", "_") or "obs"
+    if path == (ACTION_MASK,):
+        return key
     if key in _OURS or hasattr(nn.ModuleDict, key) or key[0].isdigit():
         key = f"user_{key}"
     while key in taken:

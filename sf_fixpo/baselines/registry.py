@@ -42,7 +42,7 @@ class TRPOLearner(BaselineLearner):
     """`--algo=TRPO`."""
 
     def _make_improvement(self) -> Improvement:
-        return TRPO(*self._parts(), settings=read_settings(TRPOConfig, self.cfg), action_space=self.env_info.action_space)
+        return TRPO(*self._parts(), settings=read_settings(TRPOConfig, self.cfg))
 
 
 class PPOKLLearner(BaselineLearner):

@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from sample_factory.algo.utils.action_distributions import get_action_distribution
 from sample_factory.utils.attr_dict import AttrDict
-from sample_factory.utils.typing import ActionSpace
 from torch import Tensor
 
 from sf_fixpo.algorithm.losses import masked_mean, normalized, value_loss
@@ -26,6 +24,7 @@ from sf_fixpo.baselines import natural_gradient as ng
 from sf_fixpo.baselines.settings import TRPOConfig
 from sf_fixpo.learning.batch import GAE_KEYS, PRIMARY_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.improvement import Improvement
+from sf_fixpo.learning.masks import distribution_of
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 
 
@@ -130,17 +129,16 @@ class TRPO(Improvement):
 
     ADMITS_STATISTICS = False
 
-    def __init__(self, *args: Any, settings: TRPOConfig, action_space: ActionSpace):
-        """As `Improvement`, with TRPO's settings and the space that actions are of."""
+    def __init__(self, *args: Any, settings: TRPOConfig):
+        """As `Improvement`, with TRPO's settings."""
         super().__init__(*args)
         self.settings = settings
-        self._action_space = action_space
 
     def surrogate(self, batch: Batch, num_invalids: int) -> Surrogate:
         """Of the batch: -mean[pi / pi_behaviour * A], and the exploration loss where one is asked for."""
 
         def loss(parameters: Tensor, samples: AttrDict) -> Tensor:
-            distribution = get_action_distribution(self._action_space, raw_logits=parameters)
+            distribution = distribution_of(self.candidate.model, parameters)
             gain = masked_mean(self.likelihood_ratio(distribution, samples) * samples.advantages, samples.valids)
             return self._exploration(distribution, samples.valids, num_invalids) - gain
 

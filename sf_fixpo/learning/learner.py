@@ -25,6 +25,7 @@ from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement, use_fused_adam
+from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
@@ -78,7 +79,9 @@ class FixPOLearner(CheckpointingLearner):
         self._update: tuple[Batch, Progress] | None = None  # the last one
         self._restored: dict[str, Any] | None = None
         self._traced = parse_versions(self.fixpo.trace_updates)
-        self.health = Health(largest_entropy(action_spec(self.env_info.action_space)))
+        largest = largest_entropy(action_spec(self.env_info.action_space))
+        # with a mask the uniform policy's entropy is another one in each state
+        self.health = Health(None if has_mask(self.env_info.obs_space) else largest)
         self._agreed = False  # the actors' recorded parameters and the learner's forward pass
 
         # sample-factory advises a fixed KL loss where this coefficient is 0; beta takes its place

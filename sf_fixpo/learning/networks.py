@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sf_fixpo.algorithm.trust_region import ActionSpec
 from sf_fixpo.learning.encoder import DmlabEncoder, make_dmlab_encoder
+from sf_fixpo.learning.masks import ACTION_MASK, Masking, has_mask
 
 TASK_ID = "task_id"  # observation that says which task a sample is of: for the learner's books, never for the network
 
@@ -48,6 +49,19 @@ class PackedSeparateWeights(ActorCriticSeparateWeights):
         return head_output._replace(data=data), torch.cat([state for _, state in outputs], dim=1)
 
 
+class MaskedSharedWeights(Masking, ActorCriticSharedWeights):
+    """Shared weights; forbidden actions have the probability 0."""
+
+
+class MaskedSeparateWeights(Masking, PackedSeparateWeights):
+    """Separate weights; forbidden actions have the probability 0."""
+
+
+# Whose actor can be evaluated without the critic beside it, and whose decoder serves both: a subclass of these may do anything.
+SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights, MaskedSeparateWeights)
+SHARED = (ActorCriticSharedWeights, MaskedSharedWeights)
+
+
 def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:
     """sample-factory's actor-critic, with `PackedSeparateWeights` for separate weights and our encoder for DMLab's instructions.
 
@@ -55,19 +69,24 @@ def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpac
 
     Args:
         cfg: sample-factory's configuration.
-        obs_space: observations, a Dict; the network has no weights and no statistics for the key `task_id`.
+        obs_space: observations, a Dict; the network has no weights and no statistics for the keys `task_id` and `action_mask`.
         action_space: what `action_spec` takes.
     """
-    kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else PackedSeparateWeights
+    kind: Any
+    if has_mask(obs_space):
+        kind = MaskedSharedWeights if cfg.actor_critic_share_weights else MaskedSeparateWeights
+    else:
+        kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else PackedSeparateWeights
     seen = network_obs_space(obs_space)
     return kind(_model_factory(seen), seen, action_space, cfg)
 
 
 def network_obs_space(obs_space: ObsSpace) -> ObsSpace:
-    """The observations that the network sees: all but the task's number."""
-    if TASK_ID not in obs_space.spaces:
+    """The observations that the network sees: all but the task's number and the mask of actions."""
+    unseen = {TASK_ID, ACTION_MASK}
+    if not unseen & set(obs_space.spaces):
         return obs_space
-    return spaces.Dict([(key, space) for key, space in obs_space.spaces.items() if key != TASK_ID])
+    return spaces.Dict([(key, space) for key, space in obs_space.spaces.items() if key not in unseen])
 
 
 def make_network(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:

@@ -12,19 +12,16 @@ from contextlib import contextmanager
 import torch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
+from sample_factory.model.actor_critic import ActorCritic
 from sample_factory.model.core import ModelCore, ModelCoreRNN
 from sample_factory.utils.normalize import ObservationNormalizer
 from torch import Tensor
 
-from sf_fixpo.learning.networks import PackedSeparateWeights, channels_last, takes_channels_last
+from sf_fixpo.learning.masks import Masking, without_mask
+from sf_fixpo.learning.networks import SEPARATE, SHARED, channels_last, takes_channels_last
 from sf_fixpo.learning.sequences import Packing
 from sf_fixpo.learning.state import FlatState
 from sf_fixpo.learning.unrolling import can_unroll, unroll
-
-# Whose actor can be evaluated without the critic beside it: exactly these, a subclass may do anything.
-_SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
-
 
 # Values of images that a known encoder gets in one call on a CPU. Measured, 72 x 96 pixels on two CPU cores: 1024 images at once
 # take 2.5 times as long as 200 after 200, forward and backward alike; smaller parts gain no more, and wait oftener for each
@@ -71,9 +68,9 @@ def _run_core(core: ModelCore, x: Tensor, rnn_states: Tensor, packing: Packing) 
 
 def _remember(model: ActorCritic, x: Tensor, rnn_states: Tensor, packing: Packing) -> Tensor:
     """`forward_core` [n, H] over whole trajectories; core by core where the class is known to do no more than that."""
-    if type(model) is ActorCriticSharedWeights:
+    if type(model) in SHARED:
         return _run_core(model.core, x, rnn_states, packing)
-    if type(model) in _SEPARATE:
+    if type(model) in SEPARATE:
         count = len(model.cores)
         parts = zip(model.cores, x.chunk(count, dim=1), rnn_states.chunk(count, dim=1), strict=True)
         return torch.cat([_run_core(core, features, states, packing) for core, features, states in parts], dim=1)
@@ -101,19 +98,24 @@ def forward(
         x, _ = model.forward_core(x, rnn_states)
     else:
         x = _remember(model, x, rnn_states, packing)
-    return model.forward_tail(x, values_only=False, sample_actions=False)
+    outputs = model.forward_tail(x, values_only=False, sample_actions=False)
+    if isinstance(model, Masking):
+        outputs["action_logits"] = model.masked(outputs["action_logits"], obs)
+    return outputs
 
 
 def action_parameters(
     model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
 ) -> Tensor:
     """`forward`'s action parameters [n, A], without the critic where the class is known to have one apart."""
-    if type(model) not in _SEPARATE:
+    if type(model) not in SEPARATE:
         return forward(model, obs, rnn_states, packing, at_once)["action_logits"]
-    x = _encode(model.actor_encoder, obs, at_once)
+    masking = isinstance(model, Masking)
+    x = _encode(model.actor_encoder, without_mask(obs) if masking else obs, at_once)
     if packing is not None:
         x = _run_core(model.actor_core, x, rnn_states.chunk(len(model.cores), dim=1)[0], packing)
-    return model.action_parameterization(model.actor_decoder(x))[0]
+    parameters = model.action_parameterization(model.actor_decoder(x))[0]
+    return model.masked(parameters, obs) if masking else parameters
 
 
 class Policy:

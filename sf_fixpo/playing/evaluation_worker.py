@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sf_fixpo.envs import EnvError, find_suite
+from sf_fixpo.envs.action_mask import ACTION_MASK, guarded
 
 # Where an episode that does not end is left: more than any suite's own limit (Atari's, the longest, is 27,000 decisions).
 MAX_STEPS = 50_000
@@ -59,21 +60,25 @@ class Slots:
         count: K.
         observation_space: Dict, of one slot.
         action_space: of one slot.
-        env: what the suite made.
+        present: [K] whether each slot is to act next: of several agents some may be dead.
+        env: what the suite made; where it says which actions it allows, held to that.
     """
 
-    def __init__(self, env: Any):
-        self.env = env
+    def __init__(self, env: Any, name: str = "the environment"):
+        self.env = env = guarded(env, name)
         self.is_batched = bool(getattr(env.unwrapped, "is_multiagent", False))
         self._in_lists = False  # of a user's environment of several agents, where a pool of simulators has arrays
         self.count: int = env.unwrapped.num_agents if self.is_batched else 1
         space = env.observation_space
+        self.present = np.ones(self.count, bool)
         self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
         self.action_space = env.action_space
 
     def reset(self) -> dict[str, np.ndarray]:
         """Starts an episode in every slot; observations [K, ...]."""
-        return self._batch(self.env.reset()[0])
+        obs, infos = self.env.reset()
+        self._note_present(infos)
+        return self._batch(obs)
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """Steps every slot with actions [K, D]; finished slots start anew.
@@ -83,13 +88,19 @@ class Slots:
         """
         if self.is_batched:
             given = [one_action(self.action_space, row) for row in actions] if self._in_lists else actions
-            obs, rewards, terminated, truncated, _ = self.env.step(given)
+            obs, rewards, terminated, truncated, infos = self.env.step(given)
+            self._note_present(infos)
             return self._batch(obs), np.asarray(rewards, dtype=float), np.asarray(terminated) | np.asarray(truncated)
         obs, reward, terminated, truncated, _ = self.env.step(one_action(self.action_space, actions[0]))
         done = bool(terminated or truncated)
         if done:
             obs, _ = self.env.reset()
         return self._batch(obs), np.asarray([reward], dtype=float), np.asarray([done])
+
+    def _note_present(self, infos: Any) -> None:
+        """By sample-factory's convention, `info["is_active"]` of each agent."""
+        if self.is_batched and isinstance(infos, (list, tuple)):
+            self.present = np.asarray([bool(info.get("is_active", True)) for info in infos])
 
     def _batch(self, obs: Any) -> dict[str, np.ndarray]:
         self._in_lists = self.is_batched and isinstance(obs, (list, tuple))
@@ -128,7 +139,7 @@ class Agent(Protocol):
 
 
 class RandomAgent:
-    """Chooses uniformly: from the categories, and between the bounds of a Box."""
+    """Chooses uniformly: from the categories that are allowed, and between the bounds of a Box."""
 
     def __init__(self, action_space: gym.Space, seed: int):
         parts = action_space if isinstance(action_space, gym.spaces.Tuple) else (action_space,)
@@ -140,6 +151,8 @@ class RandomAgent:
 
     def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
         """See `Agent`."""
+        if ACTION_MASK in obs:
+            return self._allowed(obs[ACTION_MASK])
         columns = [
             self._rng.uniform(part.low, part.high, (len(slots), part.shape[0]))
             if isinstance(part, gym.spaces.Box)
@@ -147,6 +160,12 @@ class RandomAgent:
             for part in self._parts
         ]
         return np.concatenate(columns, axis=1)
+
+    def _allowed(self, masks: np.ndarray) -> np.ndarray:
+        """[K, D] by masks [K, A]: the largest of random numbers, which are 0 where a category is forbidden."""
+        weights = (1.0 - self._rng.random(masks.shape)) * (masks != 0)
+        heads = np.split(weights, np.cumsum([int(part.n) for part in self._parts])[:-1], axis=1)
+        return np.stack([head.argmax(axis=1) for head in heads], axis=1)
 
     def forget(self, slot: int) -> None:
         """Nothing to forget."""
@@ -219,7 +238,7 @@ def make_slots(job: Job) -> list[Slots]:
     while not made or (not made[0].is_batched and len(made) < min(job.max_envs, job.episodes)):
         env_id = job.index * job.max_envs + len(made)
         env_config = AttrDict(worker_index=job.index, vector_index=len(made), env_id=env_id)
-        made.append(Slots(suite.make_env(cfg.env, cfg, env_config, None)))
+        made.append(Slots(suite.make_env(cfg.env, cfg, env_config, None), cfg.env))
     return made
 
 
@@ -254,10 +273,13 @@ def play(job: Job, send: Any) -> None:
             actions = agent.act(together, slots)
             at = 0
             for i in active:
+                acted = groups[i].present
                 obs[i], rewards, dones = groups[i].step(actions[at : at + groups[i].count])
                 at += groups[i].count
                 returns[members[i]] += rewards
-                lengths[members[i]] += 1
+                lengths[members[i]] += acted
+                for slot in members[i][~groups[i].present]:
+                    agent.forget(int(slot))
                 cut = ~dones & (lengths[members[i]] >= job.max_steps)
                 if cut.any() and not groups[i].is_batched:
                     obs[i] = groups[i].reset()

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
-from sample_factory.model.actor_critic import ActorCriticSeparateWeights, ActorCriticSharedWeights
 from sample_factory.model.model_utils import get_rnn_size
 from torch import Tensor, nn
 
 from sf_fixpo.learning import checkpoints
-from sf_fixpo.learning.networks import TASK_ID, PackedSeparateWeights, action_spec, make_network
+from sf_fixpo.learning.masks import Masking, without_mask
+from sf_fixpo.learning.networks import SEPARATE, SHARED, TASK_ID, action_spec, make_network
 from sf_fixpo.playing.evaluation_worker import PolicyAgent, Slots, likeliest_actions
 
-# Exactly these: a subclass may do anything, and gets the whole forward pass.
-_SEPARATE = (ActorCriticSeparateWeights, PackedSeparateWeights)
 _LEAST_STDDEV, _MOST_STDDEV = 1e-4, 1e4  # between which sample-factory holds a Gaussian's
 TOLERANCE = 1e-4  # times 1 + |x|: far above the rounding of float32, far below what another function would show
 _TOGETHER = 16  # samples of the trial of a whole batch
@@ -66,9 +64,9 @@ class ExportedPolicy(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
         self.keys = [key for key in observation_space if key != TASK_ID]
-        self._separate = type(network) in _SEPARATE
+        self._separate = type(network) in SEPARATE
         self._recurrent = bool(cfg.use_rnn)
-        self._shared = type(network) is ActorCriticSharedWeights
+        self._shared = type(network) in SHARED
         self.state_size = get_rnn_size(cfg) // (2 if self._separate else 1)
         self._spec = action_spec(action_space)
 
@@ -87,8 +85,14 @@ class ExportedPolicy(nn.Module):
         return likeliest_actions(parameters, self._spec), self._distribution(parameters), parameters, new_state.clone()
 
     def _act(self, raw: dict[str, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+        obs = prepare_and_normalize_obs(self.network, raw)
+        if not isinstance(self.network, Masking):
+            return self._unmasked(obs, state)
+        parameters, new_state = self._unmasked(without_mask(obs), state)
+        return self.network.masked(parameters, obs), new_state
+
+    def _unmasked(self, obs: Any, state: Tensor) -> tuple[Tensor, Tensor]:
         network = self.network
-        obs = prepare_and_normalize_obs(network, raw)
         if self._separate:
             x, new_state = network.actor_encoder(obs), state
             if self._recurrent:  # without memory this class runs no core

@@ -29,7 +29,7 @@ class TrialError(RuntimeError):
 
 def play_steps(cfg: Any) -> str:
     """Makes the environment of a configuration and takes random steps; says which engine it is and how fast."""
-    slots = Slots(_make(cfg, None))
+    slots = Slots(_make(cfg, None), cfg.env)
     agent = RandomAgent(slots.action_space, 0)
     every = np.arange(slots.count)
     try:
@@ -47,7 +47,7 @@ def play_steps(cfg: Any) -> str:
 
 def draw_pictures(cfg: Any) -> str:
     """Makes an MP4 of a few steps; says how large its pictures are. An environment that draws none is no fault."""
-    slots = Slots(_make(cfg, "rgb_array"))
+    slots = Slots(_make(cfg, "rgb_array"), cfg.env)
     try:
         if slots.is_batched or "rgb_array" not in slots.env.metadata.get("render_modes", ()):
             return f"{cfg.env} draws no pictures; fixpo-evaluate plays it without"

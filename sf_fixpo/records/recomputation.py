@@ -36,6 +36,8 @@ from sf_fixpo.records.audit_files import PARAMETERS_EACH, AuditRecord, Unreadabl
 
 STDDEV_MIN, STDDEV_MAX = 1e-4, 1e4  # sample-factory's ContinuousActionDistribution
 
+_ACTION_MASK, _FORBIDDEN = "action_mask", -1e9  # an observation, and the logit of what it forbids: its probability is exactly 0
+
 _CHUNK = 256  # observations per forward pass: those of images need much memory
 _HINT = "a network of your own has to be registered first: --import=MODULE"
 
@@ -100,7 +102,7 @@ def build_network(cfg: Any, record: AuditRecord) -> ActorCritic:
         UnreadableError: it cannot be built.
     """
     try:
-        return _make_network(cfg, _obs_space(record), _action_space(record.action_spec)).eval()
+        return _make_network(cfg, _obs_space(record, network_masks(record)), _action_space(record.action_spec)).eval()
     except Exception as exc:  # parts that users register may raise anything
         raise UnreadableError(f"config.json: no network can be built: {type(exc).__name__}: {exc}; {_HINT}") from exc
 
@@ -108,7 +110,7 @@ def build_network(cfg: Any, record: AuditRecord) -> ActorCritic:
 def _make_network(cfg: Any, obs_space: gym.spaces.Dict, action_space: gym.Space) -> ActorCritic:
     """What is registered with sample-factory; in the place of this project's own parts those that they stand in for."""
     factory = global_model_factory()
-    if not _is_ours(factory.make_actor_critic_func) and factory.make_actor_critic_func is not default_make_actor_critic_func:
+    if _is_users_own():
         return create_actor_critic(cfg, obs_space, action_space)
     encoder = factory.make_model_encoder_func
     if DMLAB_INSTRUCTIONS in obs_space.spaces and (encoder is default_make_encoder_func or _is_ours(encoder)):
@@ -118,14 +120,31 @@ def _make_network(cfg: Any, obs_space: gym.spaces.Dict, action_space: gym.Space)
     return kind(factory, obs_space, action_space, cfg)
 
 
+def network_masks(record: AuditRecord) -> bool:
+    """Whether this project's networks put a mask over the action parameters; one that a user has registered does it by itself."""
+    return _ACTION_MASK in record.obs and not _is_users_own()
+
+
+def forbidden(record: AuditRecord) -> Tensor:
+    """[N, A] bool: the actions that the environment forbade, in a file where `network_masks`."""
+    return record.obs[_ACTION_MASK] == 0
+
+
+def _is_users_own() -> bool:
+    make = global_model_factory().make_actor_critic_func
+    return not _is_ours(make) and make is not default_make_actor_critic_func
+
+
 def _is_ours(function: Any) -> bool:
     return getattr(function, "__module__", "").startswith("sf_fixpo.")
 
 
-def _obs_space(record: AuditRecord) -> gym.spaces.Dict:
+def _obs_space(record: AuditRecord, without_mask: bool = False) -> gym.spaces.Dict:
     """A space of the observations' shapes and types, in the file's order; their limits are not known."""
     spaces = []
     for name, obs in record.obs.items():
+        if without_mask and name == _ACTION_MASK:
+            continue
         dtype = torch.empty(0, dtype=obs.dtype).numpy().dtype
         if obs.dtype.is_floating_point:
             low, high = -np.inf, np.inf
@@ -201,7 +220,8 @@ def action_parameters(network: ActorCritic, cfg: Any, record: AuditRecord) -> Te
 def _play(network: ActorCritic, cfg: Any, record: AuditRecord, part: slice) -> Tensor:
     """Action parameters at some whole pieces."""
     # copies: normalisation may work in place
-    obs = TensorDict({name: x[part].clone() for name, x in record.obs.items()})
+    masks = network_masks(record)
+    obs = TensorDict({name: x[part].clone() for name, x in record.obs.items() if not (masks and name == _ACTION_MASK)})
     features = network.forward_head(prepare_and_normalize_obs(network, obs))
     states = record.rnn_states[part].float()
     if cfg.use_rnn:
@@ -209,7 +229,8 @@ def _play(network: ActorCritic, cfg: Any, record: AuditRecord, part: slice) -> T
         features = _play_steps(network, features, states, ends, steps_of_piece(cfg))
     else:
         features, _ = network.forward_core(features, states)
-    return network.forward_tail(features, values_only=False, sample_actions=False)["action_logits"]
+    parameters = network.forward_tail(features, values_only=False, sample_actions=False)["action_logits"]
+    return parameters.masked_fill(forbidden(record)[part], _FORBIDDEN) if masks else parameters
 
 
 def _play_steps(network: ActorCritic, features: Tensor, states: Tensor, ends: Tensor, steps: int) -> Tensor:

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from sf_fixpo.records.audit_files import AuditRecord
-from sf_fixpo.records.recomputation import action_parameters, build_network, load_weights, policy_kl, steps_of_piece
+from sf_fixpo.records.recomputation import (
+    action_parameters,
+    build_network,
+    forbidden,
+    load_weights,
+    network_masks,
+    policy_kl,
+    steps_of_piece,
+)
 
 # A learner that checks in float32 keeps 0.1 % of the bound free. Where KL(previous, behaviour) is nearer to the bound than twice
 # that, it may rightly have called a state stale, or not: there either bound suffices.
@@ -25,6 +33,9 @@ UNDECIDED = 2e-3
 # Recorded and recomputed action parameters of the same weights differ by rounding, about 1e-6; above this (times 1 + |x|) they
 # are another function's.
 LAG_0_TOLERANCE = 1e-2
+
+# A logit above this has a probability that float32 can tell from 0.
+_IMPOSSIBLE = -1e8
 
 
 @dataclass(frozen=True)
@@ -193,8 +204,13 @@ def compare_with_actors(record: AuditRecord, cfg: Any, previous: Tensor) -> tupl
 
     Returns:
         The largest absolute difference, None where there is nothing to compare; and a state where it is more than rounding can
-        be, None where there is none.
+        be, or where an actor gave an action that its environment forbade a probability, None where there is none.
     """
+    if network_masks(record):
+        # of whatever version: with a probability there, how far the policies are apart says nothing of what may be done
+        broken = record.valids & (forbidden(record) & (record.action_logits > _IMPOSSIBLE)).any(dim=1)
+        if broken.any():
+            return float("inf"), int(broken.nonzero()[0])
     own = record.valids & (record.policy_version_of == record.previous_policy_version)
     comparable = _alone(own, record.dones, steps_of_piece(cfg)) & previous.isfinite().all(dim=1)
     if not comparable.any():

@@ -30,6 +30,7 @@ from signal_slot.signal_slot import EventLoopProcess, Timer
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.baselines.registry import LEARNERS
 from sf_fixpo.baselines.settings import space_faults
+from sf_fixpo.envs.action_mask import guarded, mask_fault
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
@@ -220,6 +221,8 @@ class SeededFactory:
     def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
         """As the factory itself."""
         env = self.make_env(full_env_name, cfg, env_config, render_mode)
+        if not mask_fault(env.observation_space, env.action_space):  # else `env_faults` refuses it
+            env = guarded(env, full_env_name)
         env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
         env = ErrorsInWords(env)
         if self.pacer is not None and env_config is not None:
@@ -249,6 +252,8 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
         found += space_faults(cfg, action_spec(env_info.action_space))
     except ValueError as exc:
         found.append(f"--env={cfg.env}: {exc}")
+    if fault := mask_fault(env_info.obs_space, env_info.action_space):
+        found.append(f"--env={cfg.env}: {fault}")
     agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
     per_rollout = agents * cfg.rollout // cfg.num_policies
     per_update = cfg.batch_size * cfg.num_batches_per_epoch

@@ -17,6 +17,8 @@ import psutil
 
 REPO = Path(__file__).resolve().parents[2]
 ENV = "gym_CartPole-v1"
+# Modules of `tests/helpers`, for programs as for tests.
+HELPERS = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPO / "tests" / "helpers"), os.environ.get("PYTHONPATH")]))}
 _MARKER = "FIXPO_TEST_RUN"
 
 # 64 samples an update, in 2 minibatches twice: seconds of processor time are in the imports
