@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sf_fixpo.envs.dmlab.stand_in.acs import picked_items
 from sf_fixpo.envs.dmlab.stand_in.doom import LARGEST_SIZE, Doom
 from sf_fixpo.envs.dmlab.stand_in.levels import LEVELS, episode_rng, find_level
 from sf_fixpo.envs.dmlab.stand_in.motion import (
@@ -162,15 +163,21 @@ class Lab:
         self._seed = seed
         self._frame = 0
         self._enter(doom, self._level.start(episode_rng(self._level_name, seed)))
-        self._image = doom.frame()
+        self._image = self._view(doom)
         self._running = True
         return True
+
+    def _view(self, doom: Doom) -> np.ndarray:
+        """The frame at the last update, with what the level draws over it."""
+        image = doom.frame()
+        self._level.paint(image)
+        return image
 
     def _enter(self, doom: Doom, scene: Scene) -> None:
         """Puts the player at the start of a scene, at rest and looking straight ahead."""
         self._scene = scene
         doom.load(scene.wad(), self._seed)
-        self._counts = doom.counts()
+        self._counts, self._item_counts = doom.counts(), doom.item_counts()
         self._walker = Walker()
         self._yaw = doom.pose()[3]
         self._wishes: list[Vector] = []
@@ -213,13 +220,15 @@ class Lab:
                 reward += self._tic(doom, values, update=seen)
                 updated = updated or last
         if updated:
-            self._image = doom.frame()
+            self._image = self._view(doom)
         self._running = self._frame < self._level.last_frame()
         return reward
 
     def _plan_frame(self, values: list[int]) -> None:
         """Adds one frame of an action to what the next tic has to do."""
         look_right, look_down, strafe, forward = values[:4]
+        if self._level.holds():
+            strafe = forward = 0
         self._turn += look_right * DEGREES_PER_PIXEL
         self._look -= look_down * DEGREES_PER_PIXEL
         self._wishes.append(wish_direction(forward, strafe, self._yaw - self._turn))
@@ -238,13 +247,18 @@ class Lab:
             return 0.0
         self._walker.correct(doom.velocity())
         before, self._counts = self._counts, doom.counts()
-        return self._report_pickups(doom, before) if self._counts != before else 0.0
+        items_before, self._item_counts = self._item_counts, doom.item_counts()
+        items = picked_items(items_before, self._item_counts) if self._item_counts != items_before else ()
+        due = self._level.elapsed(self._frame)
+        if self._counts == before and not items and due is None:
+            return 0.0
+        return self._report(doom, before, items) + (due or 0.0)
 
-    def _report_pickups(self, doom: Doom, before: tuple[int, ...]) -> float:
+    def _report(self, doom: Doom, before: tuple[int, ...], items: tuple[int | None, ...]) -> float:
         """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
         x, y, _, yaw, _ = doom.pose()
         pose = Pose(x, y, yaw)
-        reward = 0.0
+        reward = self._level.took(items, self._frame, pose) if items else 0.0
         for name, old, new in zip(OBJECTS, before, self._counts, strict=True):
             if new > old:
                 reward += self._level.picked_up(name, new - old, self._frame, pose)
@@ -270,7 +284,7 @@ class Lab:
         if name == "RGB":
             return np.ascontiguousarray(self._image.transpose(2, 0, 1))
         if name == "INSTR":
-            return ""
+            return self._level.instruction()
         x, y, z, yaw, pitch = doom.pose()
         if name == "DEBUG.POS.TRANS":
             return np.array([x, y, z + EYE_HEIGHT])

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_fixpo.envs.dmlab.stand_in.maze_levels import GoalLocations, ObjectLocations
+from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
+    GoalLocations,
+    GoalLocationsLarge,
+    ObjectLocations,
+    ObjectLocationsLarge,
+    ObstructedGoals,
+    ObstructedGoalsLarge,
+)
 from sf_fixpo.envs.dmlab.stand_in.motion import FRAMES_PER_SECOND
+from sf_fixpo.envs.dmlab.stand_in.object_rewards import ObjectRewardsFew, ObjectRewardsMany
 from sf_fixpo.envs.dmlab.stand_in.resources import PIXEL_STRETCH
 from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     ExploitDeferredEffectsTest,
@@ -131,7 +139,13 @@ LEVELS: Mapping[str, type[Level]] = {
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
     "explore_goal_locations_small": GoalLocations,
+    "explore_goal_locations_large": GoalLocationsLarge,
     "explore_object_locations_small": ObjectLocations,
+    "explore_object_locations_large": ObjectLocationsLarge,
+    "explore_obstructed_goals_small": ObstructedGoals,
+    "explore_obstructed_goals_large": ObstructedGoalsLarge,
+    "explore_object_rewards_few": ObjectRewardsFew,
+    "explore_object_rewards_many": ObjectRewardsMany,
 }
 
 

@@ -148,6 +148,41 @@ SPRITES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
 }
 
 
+def draw_mushroom(draw: ImageDraw.ImageDraw) -> None:
+    """A red cap with white spots on a pale stem."""
+    draw.rectangle(_box(24, 34, 40, 63), fill=(255, 255, 204, 255))
+    draw.pieslice(_box(4, 8, 60, 64), 180, 360, fill=(204, 0, 51, 255))
+    for x, y in ((14, 24), (29, 13), (43, 24)):
+        draw.ellipse(_box(x, y, x + 8, y + 8), fill=(255, 255, 255, 255))
+
+
+def draw_cactus(draw: ImageDraw.ImageDraw) -> None:
+    """A tall green stem with two arms."""
+    for box in ((25, 0, 39, 63), (6, 28, 30, 38), (6, 12, 16, 34), (34, 22, 58, 32), (48, 6, 58, 28)):
+        draw.rounded_rectangle(_box(*box), 5 * _OVERSAMPLING, fill=(0, 102, 51, 255))
+
+
+def draw_rock(draw: ImageDraw.ImageDraw) -> None:
+    """A grey boulder."""
+    draw.polygon(_points((2, 63), (6, 40), (22, 26), (44, 28), (60, 46), (62, 63)), fill=(102, 102, 102, 255))
+    draw.polygon(_points((22, 26), (44, 28), (36, 44), (18, 42)), fill=(153, 153, 153, 255))
+
+
+def draw_bush(draw: ImageDraw.ImageDraw) -> None:
+    """A low round bush."""
+    for box in ((2, 40, 30, 63), (16, 30, 48, 63), (36, 38, 62, 63)):
+        draw.ellipse(_box(*box), fill=(102, 153, 0, 255))
+
+
+# What items and props look like besides the shapes.
+PROPS: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
+    "mushroom": draw_mushroom,
+    "cactus": draw_cactus,
+    "rock": draw_rock,
+    "bush": draw_bush,
+}
+
+
 def sprite(name: str) -> np.ndarray:
     """The sprite of an object, a shape or a caged shape, uint8 (64, 64, 4), alpha 0 or 255.
 
@@ -161,7 +196,7 @@ def sprite(name: str) -> np.ndarray:
     if shape in SHAPES:
         draw_shape(draw, shape)
     else:
-        SPRITES[name](draw)
+        (SPRITES.get(name) or PROPS[name])(draw)
     if shape != name:
         draw_cage(draw)
     pixels = np.array(image.resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX))
