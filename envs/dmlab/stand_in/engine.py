@@ -207,6 +207,8 @@ class Lab:
         if not self._running:
             raise RuntimeError("Environment in wrong status for call to step(): no episode is running")
         values = [int(value) for value in np.clip(action, _LOWEST, _HIGHEST)]
+        if not self._level.can_jump:
+            values[5] = values[6] = 0
         reward, remaining, updated = 0.0, num_steps, False
         while remaining and self._frame < self._level.last_frame():
             remaining -= 1

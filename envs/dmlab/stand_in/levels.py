@@ -29,6 +29,7 @@ from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     SelectNonmatchingObject,
 )
 from sf_fixpo.envs.dmlab.stand_in.scene import Level, Pose, Scene
+from sf_fixpo.envs.dmlab.stand_in.skymaze import IrreversiblePathHard, IrreversiblePathVaried
 from sf_fixpo.envs.dmlab.stand_in.wad import Room
 
 LEVEL_FOLDER = "contributed/dmlab30/"
@@ -138,6 +139,8 @@ LEVELS: Mapping[str, type[Level]] = {
     "rooms_select_nonmatching_object": SelectNonmatchingObject,
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "skymaze_irreversible_path_hard": IrreversiblePathHard,
+    "skymaze_irreversible_path_varied": IrreversiblePathVaried,
     "explore_goal_locations_small": GoalLocations,
     "explore_goal_locations_large": GoalLocationsLarge,
     "explore_object_locations_small": ObjectLocations,

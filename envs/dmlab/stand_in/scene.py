@@ -171,10 +171,12 @@ class Level(ABC):
     Attributes:
         frames: most frames an episode can last.
         hold_out: whether it is a test level, which DeepMind Lab starts only where the config allows it.
+        can_jump: whether the actions to jump and to crouch do anything.
     """
 
     frames: int
     hold_out = False
+    can_jump = True
 
     @abstractmethod
     def start(self, rng: np.random.Generator) -> Scene:

@@ -176,6 +176,7 @@ def draw_bush(draw: ImageDraw.ImageDraw) -> None:
 
 # What items and props look like besides the shapes.
 PROPS: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
+    "goal": draw_goal,
     "mushroom": draw_mushroom,
     "cactus": draw_cactus,
     "rock": draw_rock,
@@ -244,6 +245,13 @@ def textures() -> dict[str, np.ndarray]:
         "FLOORDRK": tiles((30, 30, 30), (0, 0, 0), 64, 64),
         "FLOORBRT": tiles((255, 255, 204), (204, 204, 153), 64, 64),
         "DOOR": tiles((153, 102, 0), (51, 0, 0), 32, 128),
+        "ABYSS": tiles((102, 153, 204), (51, 102, 153), 64, 64),
+        "SKYROSE": tiles((204, 102, 102), (153, 51, 51), 64, 64),
+        "SKYGOLD": tiles((204, 153, 0), (153, 102, 0), 64, 64),
+        "SKYLIME": tiles((102, 204, 51), (51, 153, 0), 64, 64),
+        "SKYMINT": tiles((51, 204, 153), (0, 153, 102), 64, 64),
+        "SKYPLUM": tiles((153, 51, 204), (102, 0, 153), 64, 64),
+        "SKYSAND": tiles((204, 204, 153), (153, 153, 102), 64, 64),
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),
     }
 
