@@ -251,15 +251,15 @@ class Lab:
         before, self._counts = self._counts, doom.counts()
         items_before, self._item_counts = self._item_counts, doom.item_counts()
         items = picked_items(items_before, self._item_counts) if self._item_counts != items_before else ()
-        due = self._level.elapsed(self._frame)
-        if self._counts == before and not items and due is None:
-            return 0.0
-        return self._report(doom, before, items) + (due or 0.0)
-
-    def _report(self, doom: Doom, before: tuple[int, ...], items: tuple[int | None, ...]) -> float:
-        """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
         x, y, _, yaw, _ = doom.pose()
         pose = Pose(x, y, yaw)
+        due = self._level.elapsed(self._frame, pose)
+        if self._counts == before and not items and due is None:
+            return 0.0
+        return self._report(doom, pose, before, items) + (due or 0.0)
+
+    def _report(self, doom: Doom, pose: Pose, before: tuple[int, ...], items: tuple[int | None, ...]) -> float:
+        """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
         reward = self._level.took(items, self._frame, pose) if items else 0.0
         for name, old, new in zip(OBJECTS, before, self._counts, strict=True):
             if new > old:

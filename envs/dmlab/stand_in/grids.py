@@ -122,14 +122,14 @@ class _Writer:
         for (dx, dy), (bx, by), (ex, ey) in _SIDES:
             near = (x + dx, y + dy)
             other = self._grid.cells.get(near)
+            panel = None if other is None else self._grid.borders.get(border(cell, near))
+            if other is not None and (near < cell or (panel is None and other == patch)):
+                continue
             begin, end = ((x + bx) * CELL_SIZE, (y + by) * CELL_SIZE), ((x + ex) * CELL_SIZE, (y + ey) * CELL_SIZE)
             # Textures go on from one cell to the next: their place along the wall counts.
             along = (begin[0] + begin[1]) * (1 if (ex - bx) + (ey - by) > 0 else -1) % 128
             if other is None:
                 self._line(begin, end, self._side(self._sector(patch), along, middle=patch.wall))
-                continue
-            panel = self._grid.borders.get(border(cell, near))
-            if near < cell or (panel is None and other == patch):
                 continue
             texture = "" if panel is None else panel.texture
             front = self._side(

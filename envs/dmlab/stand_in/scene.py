@@ -204,16 +204,17 @@ class Level(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no items, and {items} came up by frame {frame}, {pose}")
 
-    def elapsed(self, frame: int) -> float | None:
-        """Asked after every report of the engine: what the clock alone brings about.
+    def elapsed(self, frame: int, pose: Pose) -> float | None:
+        """Asked after every report of the engine: what the clock, or where the player is, brings about.
 
         Args:
             frame: up to which.
+            pose: of the player in that frame.
 
         Returns:
             A reward, after which `next_scene` is asked; None where nothing is due.
         """
-        del frame
+        del frame, pose
 
     def instruction(self) -> str:
         """The text of `INSTR` at present."""

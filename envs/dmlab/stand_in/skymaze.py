@@ -28,6 +28,7 @@ _CEILING = 1000
 _MARGIN = 10  # cells of abyss around the grid
 _ABYSS = Patch("ABYSS", "CEILING", 0.0)
 _FLOORS = ("SKYROSE", "SKYGOLD", "SKYLIME", "SKYMINT", "SKYPLUM", "SKYSAND")  # by height, in turn
+_CLOSE = 150  # units; farther than the player comes between two reports, and than its reach
 _ATTEMPTS = 30  # for a path, before fewer cells are asked for
 
 
@@ -165,6 +166,7 @@ class IrreversiblePath(Level):
     def start(self, rng: np.random.Generator) -> Scene:
         """Draws the course and the yaw."""
         self._end = self.frames
+        self._close = False
         self._course = random_course(rng, self._difficulty(rng))
         goal = Item(Look("goal", scale=1.62), *centre(self._course.main[-1]))
         start = (*centre(self._course.main[0]), int(rng.integers(360)))
@@ -184,9 +186,15 @@ class IrreversiblePath(Level):
         """The clock's, or 0.2 s after the goal."""
         return self._end
 
+    def elapsed(self, frame: int, pose: Pose) -> None:
+        """Keeps an eye on how far the goal is."""
+        del frame
+        x, y = centre(self._course.main[-1])
+        self._close = max(abs(pose.x - x), abs(pose.y - y)) < _CLOSE
+
     def watchful(self) -> bool:
-        """Until the goal, whose frame decides the end."""
-        return self._end == self.frames
+        """Near the goal, whose frame decides the end."""
+        return self._close and self._end == self.frames
 
 
 class IrreversiblePathHard(IrreversiblePath):

@@ -93,6 +93,10 @@ def test_the_goal_pays_once_and_ends_the_episode():
     level = IrreversiblePathHard()
     level.start(np.random.default_rng(0))
     assert level.last_frame() == 3600
+    goal = level._course.main[-1]
+    level.elapsed(100, Pose(*centre((goal[0] + 2, goal[1])), 0))
+    assert not level.watchful()
+    level.elapsed(102, Pose(*centre((goal[0] + 1, goal[1])), 0))
     assert level.watchful()
     assert level.took((0,), 1000, Pose(0, 0, 0)) == 100
     assert level.last_frame() == 1012
