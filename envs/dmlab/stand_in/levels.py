@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle
 from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
     GoalLocations,
     GoalLocationsLarge,
@@ -31,6 +32,7 @@ from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
 from sf_fixpo.envs.dmlab.stand_in.scene import Level, Pose, Scene
 from sf_fixpo.envs.dmlab.stand_in.skymaze import IrreversiblePathHard, IrreversiblePathVaried
 from sf_fixpo.envs.dmlab.stand_in.wad import Room
+from sf_fixpo.envs.dmlab.stand_in.watermaze import Watermaze
 
 LEVEL_FOLDER = "contributed/dmlab30/"
 
@@ -139,6 +141,8 @@ LEVELS: Mapping[str, type[Level]] = {
     "rooms_select_nonmatching_object": SelectNonmatchingObject,
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "rooms_keys_doors_puzzle": KeysDoorsPuzzle,
+    "rooms_watermaze": Watermaze,
     "skymaze_irreversible_path_hard": IrreversiblePathHard,
     "skymaze_irreversible_path_varied": IrreversiblePathVaried,
     "explore_goal_locations_small": GoalLocations,

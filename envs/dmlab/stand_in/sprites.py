@@ -252,8 +252,62 @@ def textures() -> dict[str, np.ndarray]:
         "SKYMINT": tiles((51, 204, 153), (0, 153, 102), 64, 64),
         "SKYPLUM": tiles((153, 51, 204), (102, 0, 153), 64, 64),
         "SKYSAND": tiles((204, 204, 153), (153, 153, 102), 64, 64),
+        "FLOORORA": tiles((255, 153, 51), (204, 102, 0), 64, 64),
+        "WALLPOOL": tiles((51, 102, 153), (0, 51, 102), 64, 64),
+        "WATER": tiles((102, 204, 204), (51, 153, 204), 128, 128),
+        **{f"PICTURE{i}": _picture(i) for i in range(8)},
+        **{f"FENCE{name.upper()[:3]}": fence(colour) for name, colour in FENCE_COLOURS.items()},
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),
     }
+
+
+# The pictures on the walls of the pool: each a colour and a sign of its own.
+_PICTURE_COLOURS = (
+    (255, 51, 51),
+    (255, 204, 0),
+    (0, 204, 51),
+    (204, 0, 204),
+    (255, 255, 255),
+    (255, 102, 0),
+    (0, 0, 0),
+    (153, 255, 153),
+)
+
+FENCE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (255, 0, 0),
+    "green": (0, 204, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+}
+
+
+def _picture(number: int) -> np.ndarray:
+    """A wall with a picture, uint8 (128, 128, 3)."""
+    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE]
+    u, v = x - 63.5, y - 63.5
+    signs = (
+        np.hypot(u, v) < 40,
+        np.maximum(np.abs(u), np.abs(v)) < 36,
+        np.abs(u) + np.abs(v) < 48,
+        np.minimum(np.abs(u), np.abs(v)) < 12,
+        np.abs(v) < 20,
+        np.abs(u) < 20,
+        np.abs(np.hypot(u, v) - 32) < 12,
+        (u + v) // 24 % 2 == 0,
+    )
+    pixels = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (51, 102, 153), dtype=np.uint8)
+    frame = np.maximum(np.abs(u), np.abs(v)) < 56
+    pixels[frame] = (204, 204, 204)
+    pixels[frame & signs[number]] = _PICTURE_COLOURS[number]
+    return pixels
+
+
+def fence(colour: tuple[int, int, int]) -> np.ndarray:
+    """Bars that one can look through, uint8 (128, 128, 4)."""
+    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE]
+    bars = (x % 16 < 5) | (y % 40 < 5)
+    return np.where(bars[..., None], np.array([*colour, 255]), 0).astype(np.uint8)
 
 
 def _points(*corners: tuple[float, float]) -> list[tuple[float, float]]:
