@@ -23,6 +23,9 @@ from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
 )
 from sf_fixpo.envs.dmlab.stand_in.motion import FRAMES_PER_SECOND
 from sf_fixpo.envs.dmlab.stand_in.object_rewards import ObjectRewardsFew, ObjectRewardsMany
+from sf_fixpo.envs.dmlab.stand_in.panel import PanelLevel
+from sf_fixpo.envs.dmlab.stand_in.psychlab_images import ArbitraryVisuomotorMapping, ContinuousRecognition
+from sf_fixpo.envs.dmlab.stand_in.psychlab_patterns import SequentialComparison, VisualSearch
 from sf_fixpo.envs.dmlab.stand_in.resources import PIXEL_STRETCH
 from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     ExploitDeferredEffectsTest,
@@ -135,12 +138,16 @@ class CollectGoodObjectsTest(CollectGoodObjects):
     settings = (CollectSetting(good="can", bad="hat", decor=RED_BLUE),)
 
 
-LEVELS: Mapping[str, type[Level]] = {
+LEVELS: Mapping[str, type[Level] | type[PanelLevel]] = {
     "rooms_collect_good_objects_train": CollectGoodObjectsTrain,
     "rooms_collect_good_objects_test": CollectGoodObjectsTest,
     "rooms_select_nonmatching_object": SelectNonmatchingObject,
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "psychlab_arbitrary_visuomotor_mapping": ArbitraryVisuomotorMapping,
+    "psychlab_continuous_recognition": ContinuousRecognition,
+    "psychlab_sequential_comparison": SequentialComparison,
+    "psychlab_visual_search": VisualSearch,
     "rooms_keys_doors_puzzle": KeysDoorsPuzzle,
     "rooms_watermaze": Watermaze,
     "skymaze_irreversible_path_hard": IrreversiblePathHard,
@@ -156,7 +163,7 @@ LEVELS: Mapping[str, type[Level]] = {
 }
 
 
-def find_level(path: str) -> type[Level] | None:
+def find_level(path: str) -> type[Level] | type[PanelLevel] | None:
     """The class of a level given as DeepMind Lab names it, with or without its folder; None where there is none."""
     return LEVELS.get(path.removeprefix(LEVEL_FOLDER))
 

@@ -117,9 +117,9 @@ def test_puzzles_of_all_lengths_come_up():
     lengths = Counter(puzzle.length for puzzle in puzzles)
     assert set(lengths) == {1, 2, 3}
     assert min(lengths.values()) > 70
-    # In nearly all there are doors that no key opens.
+    # In most of them there are doors that no key opens.
     lying = [{thing for things in puzzle.rooms.values() for thing in things} for puzzle in puzzles]
-    assert sum(bool(set(puzzle.doors.values()) - things) for puzzle, things in zip(puzzles, lying, strict=True)) > 280
+    assert sum(bool(set(puzzle.doors.values()) - things) for puzzle, things in zip(puzzles, lying, strict=True)) > 250
 
 
 def test_a_key_in_hand_is_lost_to_the_next_and_used_up_by_a_door():
