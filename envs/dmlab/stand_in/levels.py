@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle
+from sf_fixpo.envs.dmlab.stand_in.language import SelectDescribedObject, SelectLocatedObject
+from sf_fixpo.envs.dmlab.stand_in.language_tasks import AnswerQuantitativeQuestion, ExecuteRandomTask
 from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
     GoalLocations,
     GoalLocationsLarge,
@@ -144,6 +146,10 @@ LEVELS: Mapping[str, type[Level] | type[PanelLevel]] = {
     "rooms_select_nonmatching_object": SelectNonmatchingObject,
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "language_select_described_object": SelectDescribedObject,
+    "language_select_located_object": SelectLocatedObject,
+    "language_execute_random_task": ExecuteRandomTask,
+    "language_answer_quantitative_question": AnswerQuantitativeQuestion,
     "psychlab_arbitrary_visuomotor_mapping": ArbitraryVisuomotorMapping,
     "psychlab_continuous_recognition": ContinuousRecognition,
     "psychlab_sequential_comparison": SequentialComparison,

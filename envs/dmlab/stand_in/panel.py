@@ -110,14 +110,14 @@ class PanelView:
         # From rays to pixels of the panel's picture, both times what lies ahead.
         scale = self._texture_side
         zoom, middle = scale * _DISTANCE / _SIDE, scale / 2 - 0.5
-        onto = np.array([[zoom, 0, middle], [0, zoom, middle + scale * _BELOW_MIDDLE / _SIDE], [0, 0, 1]])
+        onto = np.array([[zoom, 0, middle], [0, zoom, middle + scale * _BELOW_MIDDLE / _SIDE], [0, 0, 1]], float)
         seen = np.take(_GROUND_AND_SKY, (self._along(rays[1]) < 0).view(np.uint8), axis=0)
         ahead = self._along(rays[2])
         if ahead.max() <= _EDGE:
             return seen  # it is behind the player
         view = cv2.warpPerspective(
             self._texture,
-            onto @ rays,
+            np.asarray(onto @ rays, np.float64),
             self._size,
             dst=seen.copy(),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

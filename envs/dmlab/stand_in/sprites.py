@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sf_fixpo.envs.dmlab.stand_in.looks import COLOURS as WORDS
+from sf_fixpo.envs.dmlab.stand_in.looks import SIX_COLOURS
 from sf_fixpo.envs.dmlab.stand_in.shapes import COLOURS, MODELS, SHAPES
 
 SPRITE_SIZE = 64  # pixels a side
@@ -252,6 +254,7 @@ def textures() -> dict[str, np.ndarray]:
         "SKYMINT": tiles((51, 204, 153), (0, 153, 102), 64, 64),
         "SKYPLUM": tiles((153, 51, 204), (102, 0, 153), 64, 64),
         "SKYSAND": tiles((204, 204, 153), (153, 153, 102), 64, 64),
+        **{f"LANG{name.upper()[:3]}": tiles(WORDS[name], _darker(WORDS[name]), 64, 64) for name in SIX_COLOURS},
         "FLOORORA": tiles((255, 153, 51), (204, 102, 0), 64, 64),
         "WALLPOOL": tiles((51, 102, 153), (0, 51, 102), 64, 64),
         "WATER": tiles((102, 204, 204), (51, 153, 204), 128, 128),
@@ -259,6 +262,10 @@ def textures() -> dict[str, np.ndarray]:
         **{f"FENCE{name.upper()[:3]}": fence(colour) for name, colour in FENCE_COLOURS.items()},
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),
     }
+
+
+def _darker(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    return colour[0] * 3 // 5, colour[1] * 3 // 5, colour[2] * 3 // 5
 
 
 # The pictures on the walls of the pool: each a colour and a sign of its own.
