@@ -19,7 +19,7 @@ MOVE_SCRIPT = 50
 EXECUTE = 80  # the action special that runs a script
 
 _TERMINATE, _PUSH, _PUSH_ARGUMENT, _DROP = 1, 3, 28, 54
-_MULTIPLY, _ADD_TO_GLOBAL, _SET_POSITION = 16, 183, 283
+_MULTIPLY, _ADD_TO_GLOBAL, _SET_POSITION, _TURN_OVER_GLOBAL = 16, 183, 283, 301
 _FIXED_ONE = 65536  # the engine's positions are 16.16 fixed point
 
 
@@ -57,10 +57,13 @@ def picked_items(before: Sequence[int], after: Sequence[int]) -> tuple[int | Non
 def behavior_lump() -> bytes:
     """The `BEHAVIOR` lump of every map: one script a counter, and one that puts a thing at a place.
 
-    Script n up to `ANY_VARIABLE` adds its argument to the global variable n. `MOVE_SCRIPT` takes the thing's number and x, y, z
-    in whole units.
+    Scripts 1 to `ITEM_VARIABLES` turn over a bit of the global variable of their number, so that an item can come back; the next
+    one counts in its own. `MOVE_SCRIPT` takes the thing's number and x, y, z in whole units.
     """
-    counting = [(n, 1, (_PUSH_ARGUMENT, 0, _ADD_TO_GLOBAL, n, _TERMINATE)) for n in range(1, ANY_VARIABLE + 1)]
+    counting = [
+        (n, 1, (_PUSH_ARGUMENT, 0, _ADD_TO_GLOBAL if n == ANY_VARIABLE else _TURN_OVER_GLOBAL, n, _TERMINATE))
+        for n in range(1, ANY_VARIABLE + 1)
+    ]
     place: list[int] = []
     for argument in (1, 2, 3):
         place += [_PUSH_ARGUMENT, argument, _PUSH, _FIXED_ONE, _MULTIPLY]

@@ -266,6 +266,8 @@ class Lab:
         self._yaw -= turn_units / _UNITS_PER_DEGREE
         forward, right = self._walker.command(self._wishes, self._yaw)
         self._wishes = []
+        for move in self._level.moves(self._frame):
+            doom.move(*move)
         doom.tic((forward, right, _degrees(turn_units), _degrees(look_units), values[5], values[6]), update)
         self._unseen = 0 if update else self._unseen + 1
         if not update:

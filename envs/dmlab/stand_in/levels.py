@@ -24,6 +24,7 @@ from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
     ObstructedGoalsLarge,
 )
 from sf_fixpo.envs.dmlab.stand_in.motion import FRAMES_PER_SECOND
+from sf_fixpo.envs.dmlab.stand_in.natlab import FixedLargeMap, VaryingMapRandomized, VaryingMapRegrowth
 from sf_fixpo.envs.dmlab.stand_in.object_rewards import ObjectRewardsFew, ObjectRewardsMany
 from sf_fixpo.envs.dmlab.stand_in.panel import PanelLevel
 from sf_fixpo.envs.dmlab.stand_in.psychlab_images import ArbitraryVisuomotorMapping, ContinuousRecognition
@@ -150,6 +151,9 @@ LEVELS: Mapping[str, type[Level] | type[PanelLevel]] = {
     "language_select_located_object": SelectLocatedObject,
     "language_execute_random_task": ExecuteRandomTask,
     "language_answer_quantitative_question": AnswerQuantitativeQuestion,
+    "natlab_fixed_large_map": FixedLargeMap,
+    "natlab_varying_map_regrowth": VaryingMapRegrowth,
+    "natlab_varying_map_randomized": VaryingMapRandomized,
     "psychlab_arbitrary_visuomotor_mapping": ArbitraryVisuomotorMapping,
     "psychlab_continuous_recognition": ContinuousRecognition,
     "psychlab_sequential_comparison": SequentialComparison,

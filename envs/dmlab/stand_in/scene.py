@@ -30,6 +30,9 @@ from sf_fixpo.envs.dmlab.stand_in.resources import (
 )
 from sf_fixpo.envs.dmlab.stand_in.wad import PLAYER_START, Room, Thing, map_lumps, pack_wad, text_map
 
+# (number, x, y, z) of a thing that a map's script puts somewhere; whole units.
+Move = tuple[int, int, int, int]
+
 # (name, x, y) of an object on the map.
 Placed = tuple[str, float, float]
 
@@ -215,6 +218,11 @@ class Level(ABC):
             A reward, after which `next_scene` is asked; None where nothing is due.
         """
         del frame, pose
+
+    def moves(self, frame: int) -> list[Move]:
+        """What is to be put elsewhere before the tic that ends with a frame."""
+        del frame
+        return []
 
     def instruction(self) -> str:
         """The text of `INSTR` at present."""
