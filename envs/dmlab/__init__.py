@@ -60,7 +60,7 @@ def needs(env_name: str) -> str | None:
     found = []
     if len(here) < len(levels):
         found.append("DeepMind Lab")
-    if showing and dataset_fault(_DATASET):
+    if showing and engine != engines.VIZDOOM and dataset_fault(_DATASET):
         found.append(f"the images of Brady et al. (2008), --dmlab_dataset={_DATASET}")
     some = f" ({len(here)} of {len(levels)} levels run here: --dmlab_levels=a,b)" if found and len(here) > 1 else ""
     return f"needs {', '.join(found)}{some}" if found else None

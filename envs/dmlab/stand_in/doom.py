@@ -16,6 +16,7 @@ import numpy as np
 import vizdoom
 from vizdoom import Button, GameVariable, Mode, ScreenFormat, ScreenResolution
 
+from sf_fixpo.envs.dmlab.stand_in.acs import ANY_VARIABLE, MOVE_SCRIPT
 from sf_fixpo.envs.dmlab.stand_in.resources import SLOTS, counts, resource_wad
 from sf_fixpo.envs.dmlab.workspace import Workspace
 
@@ -31,6 +32,7 @@ _BUTTONS = [
     Button.CROUCH,
 ]
 _COUNTERS = [getattr(GameVariable, f"AMMO{(i + 1) % 10}") for i in range(SLOTS)]
+_ITEM_VARIABLES = [getattr(GameVariable, f"USER{i + 1}") for i in range(ANY_VARIABLE)]
 _POSE = [GameVariable.POSITION_X, GameVariable.POSITION_Y, GameVariable.POSITION_Z, GameVariable.ANGLE, GameVariable.PITCH]
 
 # The engine renders at fixed sizes only; these have the proportions 4:3 of DeepMind Lab's view.
@@ -161,6 +163,15 @@ class Doom:
             self._game.set_action(command)
             self._game.advance_action(1, update)
 
+    def move(self, number: int, x: int, y: int, z: int) -> None:
+        """Puts the things with a number at a place, units, with the next tic.
+
+        Raises:
+            RuntimeError: the engine is gone.
+        """
+        with _engine_errors("stopped during an episode"):
+            self._game.send_game_command(f"puke {MOVE_SCRIPT} {number} {x} {y} {z}")
+
     def frame(self) -> np.ndarray:
         """The player's view at the last update, uint8 (height, width, 3) RGB, the caller's own.
 
@@ -179,6 +190,10 @@ class Doom:
     def counts(self) -> tuple[int, ...]:
         """How many of each of `resources.OBJECTS` were picked up on this map by the last update."""
         return counts([int(self._game.get_game_variable(counter)) for counter in _COUNTERS])
+
+    def item_counts(self) -> tuple[int, ...]:
+        """The variables in which the map's scripts record items, at the last update; `acs.picked_items` reads them."""
+        return tuple(int(self._game.get_game_variable(variable)) for variable in _ITEM_VARIABLES)
 
     def pose(self) -> tuple[float, float, float, float, float]:
         """x, y, z of the player's feet (units), yaw and pitch (degrees, down is positive), at the last update."""

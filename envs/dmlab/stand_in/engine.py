@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sf_fixpo.envs.dmlab.stand_in.acs import picked_items
 from sf_fixpo.envs.dmlab.stand_in.doom import LARGEST_SIZE, Doom
 from sf_fixpo.envs.dmlab.stand_in.levels import LEVELS, episode_rng, find_level
 from sf_fixpo.envs.dmlab.stand_in.motion import (
@@ -23,6 +24,7 @@ from sf_fixpo.envs.dmlab.stand_in.motion import (
     Walker,
     wish_direction,
 )
+from sf_fixpo.envs.dmlab.stand_in.panel import PanelLevel, PanelView
 from sf_fixpo.envs.dmlab.stand_in.resources import EYE_HEIGHT, OBJECTS
 from sf_fixpo.envs.dmlab.stand_in.scene import Level, Pose, Scene
 
@@ -97,14 +99,26 @@ class Lab:
             if name not in specs:
                 raise ValueError(f"Unknown observation {name!r}.")
         self._level_name = level
-        self._level: Level = level_class()
         self._observations = tuple(observations)
         self._running = False
         self._frame = 0
-        self._scene: Scene | None = None
-        self._doom: Doom | None = Doom(self._width, self._height, temp_folder)
+        self._closed = False
         self._owner = os.getpid()
+        self._open(level_class, temp_folder)
         _open_labs.add(self)
+
+    def __new__(cls, level: str, *args: Any, **kwargs: Any) -> Lab:
+        """A `PanelLab` for a level that is played by looking at a panel."""
+        del args, kwargs
+        if cls is Lab and isinstance(level, str) and issubclass(find_level(level) or Level, PanelLevel):
+            return object.__new__(PanelLab)
+        return object.__new__(cls)
+
+    def _open(self, level_class: Any, temp_folder: str | None) -> None:
+        """Makes the level and starts the engine."""
+        self._level: Level = level_class()
+        self._scene: Scene | None = None
+        self._doom = Doom(self._width, self._height, temp_folder)
 
     def observation_spec(self) -> list[dict[str, Any]]:
         """Name, shape and dtype of every observation that can be asked for."""
@@ -157,20 +171,31 @@ class Lab:
         # bool is an int to Python, and np.int64 is not one to DeepMind Lab.
         if type(seed) is not int or not 0 <= seed < 2**31:
             raise ValueError(f"seed must be a Python int in [0, 2**31), not {seed!r} of type {type(seed).__name__}")
-        doom = self._engine()
+        self._check_open()
         self._running = False
         self._seed = seed
         self._frame = 0
-        self._enter(doom, self._level.start(episode_rng(self._level_name, seed)))
-        self._image = doom.frame()
+        self._begin(episode_rng(self._level_name, seed))
         self._running = True
         return True
+
+    def _begin(self, rng: np.random.Generator) -> None:
+        """Begins the level's episode."""
+        doom = self._engine()
+        self._enter(doom, self._level.start(rng))
+        self._image = self._view(doom)
+
+    def _view(self, doom: Doom) -> np.ndarray:
+        """The frame at the last update, with what the level draws over it."""
+        image = doom.frame()
+        self._level.paint(image)
+        return image
 
     def _enter(self, doom: Doom, scene: Scene) -> None:
         """Puts the player at the start of a scene, at rest and looking straight ahead."""
         self._scene = scene
         doom.load(scene.wad(), self._seed)
-        self._counts = doom.counts()
+        self._counts, self._item_counts = doom.counts(), doom.item_counts()
         self._walker = Walker()
         self._yaw = doom.pose()[3]
         self._wishes: list[Vector] = []
@@ -196,10 +221,18 @@ class Lab:
             raise ValueError(f"action must be an np.intc array of shape ({len(_ACTIONS)},)")
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, not {num_steps}")
-        doom = self._engine()
+        self._check_open()
         if not self._running:
             raise RuntimeError("Environment in wrong status for call to step(): no episode is running")
-        values = [int(value) for value in np.clip(action, _LOWEST, _HIGHEST)]
+        reward = self._play([int(value) for value in np.clip(action, _LOWEST, _HIGHEST)], num_steps)
+        self._running = self._frame < self._level.last_frame()
+        return reward
+
+    def _play(self, values: list[int], num_steps: int) -> float:
+        """Lets up to so many frames pass; returns their rewards."""
+        doom = self._engine()
+        if not self._level.can_jump:
+            values[5] = values[6] = 0
         reward, remaining, updated = 0.0, num_steps, False
         while remaining and self._frame < self._level.last_frame():
             remaining -= 1
@@ -213,13 +246,14 @@ class Lab:
                 reward += self._tic(doom, values, update=seen)
                 updated = updated or last
         if updated:
-            self._image = doom.frame()
-        self._running = self._frame < self._level.last_frame()
+            self._image = self._view(doom)
         return reward
 
     def _plan_frame(self, values: list[int]) -> None:
         """Adds one frame of an action to what the next tic has to do."""
         look_right, look_down, strafe, forward = values[:4]
+        if self._level.holds():
+            strafe = forward = 0
         self._turn += look_right * DEGREES_PER_PIXEL
         self._look -= look_down * DEGREES_PER_PIXEL
         self._wishes.append(wish_direction(forward, strafe, self._yaw - self._turn))
@@ -232,19 +266,26 @@ class Lab:
         self._yaw -= turn_units / _UNITS_PER_DEGREE
         forward, right = self._walker.command(self._wishes, self._yaw)
         self._wishes = []
+        for move in self._level.moves(self._frame):
+            doom.move(*move)
         doom.tic((forward, right, _degrees(turn_units), _degrees(look_units), values[5], values[6]), update)
         self._unseen = 0 if update else self._unseen + 1
         if not update:
             return 0.0
         self._walker.correct(doom.velocity())
         before, self._counts = self._counts, doom.counts()
-        return self._report_pickups(doom, before) if self._counts != before else 0.0
-
-    def _report_pickups(self, doom: Doom, before: tuple[int, ...]) -> float:
-        """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
+        items_before, self._item_counts = self._item_counts, doom.item_counts()
+        items = picked_items(items_before, self._item_counts) if self._item_counts != items_before else ()
         x, y, _, yaw, _ = doom.pose()
         pose = Pose(x, y, yaw)
-        reward = 0.0
+        due = self._level.elapsed(self._frame, pose)
+        if self._counts == before and not items and due is None:
+            return 0.0
+        return self._report(doom, pose, before, items) + (due or 0.0)
+
+    def _report(self, doom: Doom, pose: Pose, before: tuple[int, ...], items: tuple[int | None, ...]) -> float:
+        """Tells the level what was picked up since the counters stood at `before`, and enters the world that follows."""
+        reward = self._level.took(items, self._frame, pose) if items else 0.0
         for name, old, new in zip(OBJECTS, before, self._counts, strict=True):
             if new > old:
                 reward += self._level.picked_up(name, new - old, self._frame, pose)
@@ -259,36 +300,71 @@ class Lab:
         Raises:
             RuntimeError: no episode is going on.
         """
-        doom = self._engine()
+        self._check_open()
         if not self._running:
             raise RuntimeError("Environment in wrong status for call to observations(): no episode is running")
-        return {name: self._observation(doom, name) for name in self._observations}
+        return {name: self._observation(name) for name in self._observations}
 
-    def _observation(self, doom: Doom, name: str) -> Any:
+    def _observation(self, name: str) -> Any:
         if name == "RGB_INTERLEAVED":
             return self._image.copy()
         if name == "RGB":
             return np.ascontiguousarray(self._image.transpose(2, 0, 1))
         if name == "INSTR":
-            return ""
-        x, y, z, yaw, pitch = doom.pose()
+            return self._level.instruction()
+        x, y, z, yaw, pitch = self._pose()
         if name == "DEBUG.POS.TRANS":
             return np.array([x, y, z + EYE_HEIGHT])
         return np.array([pitch, (yaw + 180.0) % 360.0 - 180.0, 0.0])
 
+    def _pose(self) -> tuple[float, float, float, float, float]:
+        """x, y, z of the player's feet (units), yaw and pitch (degrees, down is positive)."""
+        return self._engine().pose()
+
     def close(self) -> None:
         """Stops the engine and removes its files; does nothing a second time, or in a forked child."""
-        doom, self._doom, self._running = getattr(self, "_doom", None), None, False
+        doom, self._doom, self._running, self._closed = getattr(self, "_doom", None), None, False, True
         if doom is not None and os.getpid() == self._owner:
             doom.close()
 
     def __del__(self) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Lab is closed")
+
     def _engine(self) -> Doom:
         if self._doom is None:
             raise RuntimeError("this Lab is closed")
         return self._doom
+
+
+class PanelLab(Lab):
+    """A Lab whose player can only look, at a panel; nothing but NumPy plays it."""
+
+    def _open(self, level_class: Any, temp_folder: str | None) -> None:
+        del temp_folder
+        self._level: Any = level_class()
+        self._head = PanelView(self._level, self._width, self._height)
+        self._doom = None
+
+    def _begin(self, rng: np.random.Generator) -> None:
+        self._head.start(rng)
+        self._image = self._head.view()
+
+    def _play(self, values: list[int], num_steps: int) -> float:
+        reward = 0.0
+        for _ in range(num_steps):
+            if self._frame >= self._level.last_frame():
+                break
+            self._frame += 1
+            reward += self._head.frame(values[0], values[1], self._frame)
+        self._image = self._head.view()
+        return reward
+
+    def _pose(self) -> tuple[float, float, float, float, float]:
+        return 0.0, 0.0, 0.0, -self._head.yaw, self._head.pitch
 
 
 def _check_types(level: Any, observations: Any, config: Any) -> None:

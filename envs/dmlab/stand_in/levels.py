@@ -12,8 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_fixpo.envs.dmlab.stand_in.maze_levels import GoalLocations, ObjectLocations
+from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle
+from sf_fixpo.envs.dmlab.stand_in.language import SelectDescribedObject, SelectLocatedObject
+from sf_fixpo.envs.dmlab.stand_in.language_tasks import AnswerQuantitativeQuestion, ExecuteRandomTask
+from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
+    GoalLocations,
+    GoalLocationsLarge,
+    ObjectLocations,
+    ObjectLocationsLarge,
+    ObstructedGoals,
+    ObstructedGoalsLarge,
+)
 from sf_fixpo.envs.dmlab.stand_in.motion import FRAMES_PER_SECOND
+from sf_fixpo.envs.dmlab.stand_in.natlab import FixedLargeMap, VaryingMapRandomized, VaryingMapRegrowth
+from sf_fixpo.envs.dmlab.stand_in.object_rewards import ObjectRewardsFew, ObjectRewardsMany
+from sf_fixpo.envs.dmlab.stand_in.panel import PanelLevel
+from sf_fixpo.envs.dmlab.stand_in.psychlab_images import ArbitraryVisuomotorMapping, ContinuousRecognition
+from sf_fixpo.envs.dmlab.stand_in.psychlab_patterns import SequentialComparison, VisualSearch
 from sf_fixpo.envs.dmlab.stand_in.resources import PIXEL_STRETCH
 from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     ExploitDeferredEffectsTest,
@@ -21,7 +36,9 @@ from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     SelectNonmatchingObject,
 )
 from sf_fixpo.envs.dmlab.stand_in.scene import Level, Pose, Scene
+from sf_fixpo.envs.dmlab.stand_in.skymaze import IrreversiblePathHard, IrreversiblePathVaried
 from sf_fixpo.envs.dmlab.stand_in.wad import Room
+from sf_fixpo.envs.dmlab.stand_in.watermaze import Watermaze
 
 LEVEL_FOLDER = "contributed/dmlab30/"
 
@@ -124,18 +141,39 @@ class CollectGoodObjectsTest(CollectGoodObjects):
     settings = (CollectSetting(good="can", bad="hat", decor=RED_BLUE),)
 
 
-LEVELS: Mapping[str, type[Level]] = {
+LEVELS: Mapping[str, type[Level] | type[PanelLevel]] = {
     "rooms_collect_good_objects_train": CollectGoodObjectsTrain,
     "rooms_collect_good_objects_test": CollectGoodObjectsTest,
     "rooms_select_nonmatching_object": SelectNonmatchingObject,
     "rooms_exploit_deferred_effects_train": ExploitDeferredEffectsTrain,
     "rooms_exploit_deferred_effects_test": ExploitDeferredEffectsTest,
+    "language_select_described_object": SelectDescribedObject,
+    "language_select_located_object": SelectLocatedObject,
+    "language_execute_random_task": ExecuteRandomTask,
+    "language_answer_quantitative_question": AnswerQuantitativeQuestion,
+    "natlab_fixed_large_map": FixedLargeMap,
+    "natlab_varying_map_regrowth": VaryingMapRegrowth,
+    "natlab_varying_map_randomized": VaryingMapRandomized,
+    "psychlab_arbitrary_visuomotor_mapping": ArbitraryVisuomotorMapping,
+    "psychlab_continuous_recognition": ContinuousRecognition,
+    "psychlab_sequential_comparison": SequentialComparison,
+    "psychlab_visual_search": VisualSearch,
+    "rooms_keys_doors_puzzle": KeysDoorsPuzzle,
+    "rooms_watermaze": Watermaze,
+    "skymaze_irreversible_path_hard": IrreversiblePathHard,
+    "skymaze_irreversible_path_varied": IrreversiblePathVaried,
     "explore_goal_locations_small": GoalLocations,
+    "explore_goal_locations_large": GoalLocationsLarge,
     "explore_object_locations_small": ObjectLocations,
+    "explore_object_locations_large": ObjectLocationsLarge,
+    "explore_obstructed_goals_small": ObstructedGoals,
+    "explore_obstructed_goals_large": ObstructedGoalsLarge,
+    "explore_object_rewards_few": ObjectRewardsFew,
+    "explore_object_rewards_many": ObjectRewardsMany,
 }
 
 
-def find_level(path: str) -> type[Level] | None:
+def find_level(path: str) -> type[Level] | type[PanelLevel] | None:
     """The class of a level given as DeepMind Lab names it, with or without its folder; None where there is none."""
     return LEVELS.get(path.removeprefix(LEVEL_FOLDER))
 

@@ -1,9 +1,10 @@
 """Random mazes of rooms and corridors on a grid of square cells, and the outlines of their walls.
 
 A cell is open or a block of wall, as in the text maps of DeepMind Lab. Rooms and corridors begin at odd columns and rows, so that
-a block lies between any two of them. How a maze is made: rooms are placed at random, corridors are dug into what is left by a
-backtracking walk, a random spanning tree of doorways and a few more join all of them, and dead ends are filled. All choices come
-from the generator that is passed in; equal generators give equal mazes.
+a block lies between any two of them. How a maze is made, after DeepMind Lab's own generator: rooms are placed at random,
+corridors are dug into what is left by a backtracking walk, one cell connects every two of them that lie side by side, and dead
+ends are filled. Its last step, which shortens detours, is left out. All choices come from the generator that is passed in; equal
+generators give equal mazes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ Cell = tuple[int, int]  # column (counted eastwards) and row (northwards), from 
 Corner = tuple[int, int]  # cell (x, y) lies between the corners (x, y) and (x + 1, y + 1)
 
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0))
-_ATTEMPTS = 40  # to place a room where there is none
-_SPARE_DOORWAYS = 0.05  # chance of a doorway where none is needed: these make loops
+_ATTEMPTS = 1000  # to place a room where there is none
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,20 @@ class Maze:
     Attributes:
         open_cells: rooms, corridors and doorways: one connected region.
         rooms: the cells of each room, column by column.
+        doorways: the cells that connect a room or a corridor with another.
     """
 
     open_cells: frozenset[Cell]
     rooms: tuple[tuple[Cell, ...], ...]
+    doorways: tuple[Cell, ...]
 
 
 def random_maze(
-    rng: np.random.Generator, size: tuple[int, int] = (11, 11), rooms: tuple[int, int] = (3, 4), sides: tuple[int, int] = (3, 5)
+    rng: np.random.Generator,
+    size: tuple[int, int] = (11, 11),
+    rooms: tuple[int, int] = (2, 4),
+    sides: tuple[int, int] = (3, 5),
+    extra: float = 0.0,
 ) -> Maze:
     """A maze in which every cell can be reached from every other.
 
@@ -44,7 +50,8 @@ def random_maze(
         rng: makes all choices.
         size: columns and rows, the outer wall included; odd.
         rooms: fewest and most rooms; as many as the fewest must have place in rows and columns, at the shortest sides.
-        sides: shortest and longest side of a room, cells; odd.
+        sides: of a room, cells; odd: every room is as wide as the first one way, and up to the second the other way.
+        extra: chance of each connecting cell that is not needed.
 
     Raises:
         ValueError: arguments that are not as said.
@@ -62,9 +69,10 @@ def random_maze(
         for y in range(1, size[1], 2):
             if (x, y) not in regions:
                 _dig(rng, (x, y), max(regions.values()) + 1, regions, size)
-    doorways = _join(rng, regions, size)
+    doorways = _join(rng, regions, size, extra)
     in_rooms = frozenset(cell for room in found for cell in room)
-    return Maze(frozenset(_without_dead_ends({*regions, *doorways}, in_rooms)), tuple(found))
+    left = frozenset(_without_dead_ends({*regions, *doorways}, in_rooms))
+    return Maze(left, tuple(found), tuple(cell for cell in doorways if cell in left))
 
 
 def _place_rooms(rng: np.random.Generator, size: tuple[int, int], most: int, sides: tuple[int, int]) -> list[tuple[Cell, ...]]:
@@ -76,9 +84,10 @@ def _place_rooms(rng: np.random.Generator, size: tuple[int, int], most: int, sid
         if len(rooms) == most:
             break
         begins, lengths = [], []
-        for cells, place, length in zip(size, draws[:2], draws[2:], strict=True):
-            largest = min(longest, cells - 2)
-            lengths.append(shortest + 2 * int(length * ((largest - shortest) // 2 + 1)))
+        turned = draws[3] < 0.5
+        for axis, (cells, place) in enumerate(zip(size, draws[:2], strict=True)):
+            largest = min(longest, cells - 2) if turned == bool(axis) else shortest
+            lengths.append(shortest + 2 * int(draws[2] * ((largest - shortest) // 2 + 1)))
             begins.append(1 + 2 * int(place * ((cells - 2 - lengths[-1]) // 2 + 1)))
         room = tuple((begins[0] + i, begins[1] + j) for i in range(lengths[0]) for j in range(lengths[1]))
         if taken.isdisjoint(room):
@@ -107,24 +116,21 @@ def _dig(rng: np.random.Generator, start: Cell, number: int, regions: dict[Cell,
         path.append((x + 2 * dx, y + 2 * dy))
 
 
-def _join(rng: np.random.Generator, regions: dict[Cell, int], size: tuple[int, int]) -> list[Cell]:
-    """Doorways that join all regions: Kruskal's spanning tree, the walls in random order, and a few to spare."""
-    walls = []
+def _join(rng: np.random.Generator, regions: dict[Cell, int], size: tuple[int, int], extra: float) -> list[Cell]:
+    """Connecting cells: one, at random, for every two regions that lie side by side, and others with the chance `extra`."""
+    between: dict[tuple[int, int], list[Cell]] = {}
     for x in range(1, size[0] - 1):
         for y in range(1, size[1] - 1):
             if (x + y) % 2 == 1 and (x, y) not in regions:
                 dx, dy = (1, 0) if x % 2 == 0 else (0, 1)
-                walls.append(((x, y), regions[x - dx, y - dy], regions[x + dx, y + dy]))
-    group = list(range(max(regions.values()) + 1))
+                one, other = sorted((regions[x - dx, y - dy], regions[x + dx, y + dy]))
+                if one != other:
+                    between.setdefault((one, other), []).append((x, y))
     doorways = []
-    for i, draw in zip(rng.permutation(len(walls)), rng.random(len(walls)), strict=True):
-        cell, one, other = walls[i]
-        if group[one] != group[other]:
-            doorways.append(cell)
-            old, new = group[one], group[other]
-            group = [new if number == old else number for number in group]
-        elif one != other and draw < _SPARE_DOORWAYS:
-            doorways.append(cell)
+    for cells in between.values():
+        chosen = int(rng.integers(len(cells)))
+        drawn = rng.random(len(cells)) < extra
+        doorways += [cell for i, cell in enumerate(cells) if i == chosen or drawn[i]]
     return doorways
 
 

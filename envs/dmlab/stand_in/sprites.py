@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sf_fixpo.envs.dmlab.stand_in.looks import COLOURS as WORDS
+from sf_fixpo.envs.dmlab.stand_in.looks import SIX_COLOURS
 from sf_fixpo.envs.dmlab.stand_in.shapes import COLOURS, MODELS, SHAPES
 
 SPRITE_SIZE = 64  # pixels a side
@@ -148,6 +150,42 @@ SPRITES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
 }
 
 
+def draw_mushroom(draw: ImageDraw.ImageDraw) -> None:
+    """A red cap with white spots on a pale stem."""
+    draw.rectangle(_box(24, 34, 40, 63), fill=(255, 255, 204, 255))
+    draw.pieslice(_box(4, 8, 60, 64), 180, 360, fill=(204, 0, 51, 255))
+    for x, y in ((14, 24), (29, 13), (43, 24)):
+        draw.ellipse(_box(x, y, x + 8, y + 8), fill=(255, 255, 255, 255))
+
+
+def draw_cactus(draw: ImageDraw.ImageDraw) -> None:
+    """A tall green stem with two arms."""
+    for box in ((25, 0, 39, 63), (6, 28, 30, 38), (6, 12, 16, 34), (34, 22, 58, 32), (48, 6, 58, 28)):
+        draw.rounded_rectangle(_box(*box), 5 * _OVERSAMPLING, fill=(0, 102, 51, 255))
+
+
+def draw_rock(draw: ImageDraw.ImageDraw) -> None:
+    """A grey boulder."""
+    draw.polygon(_points((2, 63), (6, 40), (22, 26), (44, 28), (60, 46), (62, 63)), fill=(102, 102, 102, 255))
+    draw.polygon(_points((22, 26), (44, 28), (36, 44), (18, 42)), fill=(153, 153, 153, 255))
+
+
+def draw_bush(draw: ImageDraw.ImageDraw) -> None:
+    """A low round bush."""
+    for box in ((2, 40, 30, 63), (16, 30, 48, 63), (36, 38, 62, 63)):
+        draw.ellipse(_box(*box), fill=(102, 153, 0, 255))
+
+
+# What items and props look like besides the shapes.
+PROPS: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
+    "goal": draw_goal,
+    "mushroom": draw_mushroom,
+    "cactus": draw_cactus,
+    "rock": draw_rock,
+    "bush": draw_bush,
+}
+
+
 def sprite(name: str) -> np.ndarray:
     """The sprite of an object, a shape or a caged shape, uint8 (64, 64, 4), alpha 0 or 255.
 
@@ -161,7 +199,7 @@ def sprite(name: str) -> np.ndarray:
     if shape in SHAPES:
         draw_shape(draw, shape)
     else:
-        SPRITES[name](draw)
+        (SPRITES.get(name) or PROPS[name])(draw)
     if shape != name:
         draw_cage(draw)
     pixels = np.array(image.resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX))
@@ -209,8 +247,80 @@ def textures() -> dict[str, np.ndarray]:
         "FLOORDRK": tiles((30, 30, 30), (0, 0, 0), 64, 64),
         "FLOORBRT": tiles((255, 255, 204), (204, 204, 153), 64, 64),
         "DOOR": tiles((153, 102, 0), (51, 0, 0), 32, 128),
+        "ABYSS": tiles((102, 153, 204), (51, 102, 153), 64, 64),
+        "SKYROSE": tiles((204, 102, 102), (153, 51, 51), 64, 64),
+        "SKYGOLD": tiles((204, 153, 0), (153, 102, 0), 64, 64),
+        "SKYLIME": tiles((102, 204, 51), (51, 153, 0), 64, 64),
+        "SKYMINT": tiles((51, 204, 153), (0, 153, 102), 64, 64),
+        "SKYPLUM": tiles((153, 51, 204), (102, 0, 153), 64, 64),
+        "SKYSAND": tiles((204, 204, 153), (153, 153, 102), 64, 64),
+        **{f"LANG{name.upper()[:3]}": tiles(WORDS[name], _darker(WORDS[name]), 64, 64) for name in SIX_COLOURS},
+        "SKYNIGHT": tiles((0, 0, 102), (0, 0, 102), 128, 128),
+        "SKYDAY": tiles((153, 204, 255), (153, 204, 255), 128, 128),
+        "SKYDAWN": tiles((255, 153, 102), (255, 153, 102), 128, 128),
+        "LANDNIGH": tiles((102, 102, 102), (51, 51, 51), 64, 64),
+        "LANDDAY": tiles((255, 204, 102), (204, 153, 51), 64, 64),
+        "LANDDAWN": tiles((204, 153, 102), (153, 102, 51), 64, 64),
+        "FLOORORA": tiles((255, 153, 51), (204, 102, 0), 64, 64),
+        "WALLPOOL": tiles((51, 102, 153), (0, 51, 102), 64, 64),
+        "WATER": tiles((102, 204, 204), (51, 153, 204), 128, 128),
+        **{f"PICTURE{i}": _picture(i) for i in range(8)},
+        **{f"FENCE{name.upper()[:3]}": fence(colour) for name, colour in FENCE_COLOURS.items()},
         "CEILING": np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (153, 204, 255), dtype=np.uint8),
     }
+
+
+def _darker(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    return colour[0] * 3 // 5, colour[1] * 3 // 5, colour[2] * 3 // 5
+
+
+# The pictures on the walls of the pool: each a colour and a sign of its own.
+_PICTURE_COLOURS = (
+    (255, 51, 51),
+    (255, 204, 0),
+    (0, 204, 51),
+    (204, 0, 204),
+    (255, 255, 255),
+    (255, 102, 0),
+    (0, 0, 0),
+    (153, 255, 153),
+)
+
+FENCE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (255, 0, 0),
+    "green": (0, 204, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+}
+
+
+def _picture(number: int) -> np.ndarray:
+    """A wall with a picture, uint8 (128, 128, 3)."""
+    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE]
+    u, v = x - 63.5, y - 63.5
+    signs = (
+        np.hypot(u, v) < 40,
+        np.maximum(np.abs(u), np.abs(v)) < 36,
+        np.abs(u) + np.abs(v) < 48,
+        np.minimum(np.abs(u), np.abs(v)) < 12,
+        np.abs(v) < 20,
+        np.abs(u) < 20,
+        np.abs(np.hypot(u, v) - 32) < 12,
+        (u + v) // 24 % 2 == 0,
+    )
+    pixels = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), (51, 102, 153), dtype=np.uint8)
+    frame = np.maximum(np.abs(u), np.abs(v)) < 56
+    pixels[frame] = (204, 204, 204)
+    pixels[frame & signs[number]] = _PICTURE_COLOURS[number]
+    return pixels
+
+
+def fence(colour: tuple[int, int, int]) -> np.ndarray:
+    """Bars that one can look through, uint8 (128, 128, 4)."""
+    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE]
+    bars = (x % 16 < 5) | (y % 40 < 5)
+    return np.where(bars[..., None], np.array([*colour, 255]), 0).astype(np.uint8)
 
 
 def _points(*corners: tuple[float, float]) -> list[tuple[float, float]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sf_fixpo.envs.dmlab.stand_in.acs import EXECUTE, behavior_lump
+
 Lump = tuple[str, bytes]
 Point = tuple[float, float]
 
@@ -29,12 +31,37 @@ class Thing:
         y: position north, units.
         editor_number: which actor class stands there.
         angle: facing, whole degrees.
+        height: above the floor, engine units.
+        number: by which scripts find it; 0 for none.
+        call: arguments of the script that runs when it is picked up.
+        colour: 0xRRGGBB that fills its outline instead of the sprite's own colours.
+        scale: times the size that its class has.
     """
 
     x: float
     y: float
     editor_number: int
     angle: int = 0
+    height: float = 0.0
+    number: int = 0
+    call: tuple[int, int, int] | None = None
+    colour: int | None = None
+    scale: float = 1.0
+
+    def text(self) -> str:
+        """The thing as UDMF has it."""
+        parts = [f"x={float(self.x)};y={float(self.y)};type={self.editor_number};angle={self.angle};"]
+        if self.height:
+            parts.append(f"height={float(self.height)};")
+        if self.number:
+            parts.append(f"id={self.number};")
+        if self.call:
+            parts.append(f"special={EXECUTE};" + "".join(f"arg{i}={value};" for i, value in enumerate(self.call)))
+        if self.colour is not None:
+            parts.append(f'renderstyle="stencil";fillcolor={self.colour};')
+        if self.scale != 1.0:
+            parts.append(f"scalex={self.scale};scaley={self.scale};")
+        return f"thing{{{''.join(parts)}{_EVERY_GAME}}}"
 
 
 @dataclass(frozen=True)
@@ -98,16 +125,13 @@ def text_map(rooms: Sequence[Room], things: Iterable[Thing]) -> bytes:
             f"sector{{heightfloor=0;heightceiling={room.height};lightlevel=255;"
             f'texturefloor="{room.floor}";textureceiling="{room.ceiling}";}}'
         )
-    for thing in things:
-        parts.append(
-            f"thing{{x={float(thing.x)};y={float(thing.y)};type={thing.editor_number};angle={thing.angle};{_EVERY_GAME}}}"
-        )
+    parts += [thing.text() for thing in things]
     return "\n".join(parts).encode("ascii")
 
 
 def map_lumps(name: str, textmap: bytes) -> list[Lump]:
     """The lumps that make a UDMF map; the engine builds the BSP nodes itself when it loads it."""
-    return [(name, b""), ("TEXTMAP", textmap), ("ENDMAP", b"")]
+    return [(name, b""), ("TEXTMAP", textmap), ("BEHAVIOR", behavior_lump()), ("ENDMAP", b"")]
 
 
 def png(pixels: np.ndarray, offset: tuple[int, int] | None = None) -> bytes:
