@@ -31,6 +31,7 @@ from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
+from sf_fixpo.envs.cores import allowed_cores
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
 from sf_fixpo.playing.evaluation import ENVS_PER_WORKER, EvalResult, WorkerError, evaluate_all
@@ -52,8 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
     parser.add_argument("--split", choices=SPLITS, default="test", help="variants of the levels, where there are two")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes, for all levels; default: one per core")
+    parser.add_argument("--workers", type=int, default=allowed_cores(), help="processes, for all levels; default: one per core")
     parser.add_argument(
         "--envs_per_worker", type=int, default=ENVS_PER_WORKER, help="environments a process plays at once, which all need memory"
     )

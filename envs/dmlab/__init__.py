@@ -5,12 +5,12 @@ The paper trains on three of these levels. Scores on the stand-in are not DMLab-
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sf_fixpo.envs.cores import allowed_cores
 from sf_fixpo.envs.dmlab.presets import LAPTOP, PAPER
 from sf_fixpo.envs.suite import Suite
 
@@ -235,7 +235,7 @@ def notes(cfg: Any) -> list[str]:
     """
     if cfg.preset != "paper" or cfg.device != "cpu":
         return []
-    cores = len(os.sched_getaffinity(0))
+    cores = allowed_cores()
     rate = _PAPER_FRAMES_PER_SECOND * max(1.0, cores / 2)
     hours = min(cfg.train_for_env_steps / rate, cfg.train_for_seconds) / 3600
     if hours < 1:

@@ -49,7 +49,9 @@ class Moment:
 
 def is_several(env: Any) -> bool:
     """Whether what a factory has made is of one of the two kinds."""
-    return isinstance(env.unwrapped, VectorEnv) or hasattr(env, "possible_agents")
+    if isinstance(env, gymnasium.Env):  # whose wrappers comment on every attribute that is asked for through them
+        return isinstance(env.unwrapped, VectorEnv)
+    return hasattr(env, "possible_agents")
 
 
 class Vector:

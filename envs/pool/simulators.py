@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import envpool
@@ -10,6 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from sf_fixpo.envs.cores import allowed_cores
 from sf_fixpo.envs.seeding import env_seeds
 
 
@@ -121,7 +121,7 @@ def num_threads(cfg: Any) -> int:
     """Threads for one pool: the flag, or this worker's share of the logical cores."""
     if cfg.envpool_num_threads > 0:
         return cfg.envpool_num_threads
-    return max(1, len(os.sched_getaffinity(0)) // max(1, cfg.num_workers))
+    return max(1, allowed_cores() // max(1, cfg.num_workers))
 
 
 def make_pool(task: str, cfg: Any, env_config: Any, **options: Any) -> Pool:

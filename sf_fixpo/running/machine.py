@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from sf_fixpo.envs.cores import allowed_cores
 from sf_fixpo.running.folders import train_dir_faults
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -221,7 +222,7 @@ def check_open_files() -> Check:
 
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, and where a container has less, its share."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
