@@ -39,9 +39,23 @@ def listing() -> list[str]:
     width = max(map(len, names))
     return [
         *([f"DeepMind Lab {real}: --dmlab_engine=auto takes the stand-in, ViZDoom"] if real else []),
-        *(f"{name:<{width}}  {needs(name) or 'runs here'}" for name in names),
+        *(f"{name:<{width}}  {needs(name) or _runs_here(name)}" for name in names),
         "of each level also <name>_test, its variant for evaluation, which needs the same",
     ]
+
+
+def _runs_here(env_name: str) -> str:
+    """That it does, and how the stand-in's level is simpler where it would be that."""
+    from sf_fixpo.envs.dmlab import engines, names
+    from sf_fixpo.envs.dmlab.simpler import simpler
+
+    levels = names.levels_of(env_name)
+    how = (
+        simpler(names.level_file(levels[0]))
+        if len(levels) == 1 and engines.choose_engine(engines.AUTO) == engines.VIZDOOM
+        else ""
+    )
+    return f"runs here; simpler than the level: {how}" if how else "runs here"
 
 
 def needs(env_name: str) -> str | None:

@@ -231,6 +231,7 @@ class Lab:
     def _play(self, values: list[int], num_steps: int) -> float:
         """Lets up to so many frames pass; returns their rewards."""
         doom = self._engine()
+        self._level.act(values)
         if not self._level.can_jump:
             values[5] = values[6] = 0
         reward, remaining, updated = 0.0, num_steps, False
@@ -276,8 +277,8 @@ class Lab:
         before, self._counts = self._counts, doom.counts()
         items_before, self._item_counts = self._item_counts, doom.item_counts()
         items = picked_items(items_before, self._item_counts) if self._item_counts != items_before else ()
-        x, y, _, yaw, _ = doom.pose()
-        pose = Pose(x, y, yaw)
+        x, y, _, yaw, pitch = doom.pose()
+        pose = Pose(x, y, yaw, pitch)
         due = self._level.elapsed(self._frame, pose)
         if self._counts == before and not items and due is None:
             return 0.0

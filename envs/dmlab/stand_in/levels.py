@@ -15,6 +15,7 @@ import numpy as np
 from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle
 from sf_fixpo.envs.dmlab.stand_in.language import SelectDescribedObject, SelectLocatedObject
 from sf_fixpo.envs.dmlab.stand_in.language_tasks import AnswerQuantitativeQuestion, ExecuteRandomTask
+from sf_fixpo.envs.dmlab.stand_in.lasertag import OneOpponentLarge, OneOpponentSmall, ThreeOpponentsLarge, ThreeOpponentsSmall
 from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
     GoalLocations,
     GoalLocationsLarge,
@@ -151,6 +152,10 @@ LEVELS: Mapping[str, type[Level] | type[PanelLevel]] = {
     "language_select_located_object": SelectLocatedObject,
     "language_execute_random_task": ExecuteRandomTask,
     "language_answer_quantitative_question": AnswerQuantitativeQuestion,
+    "lasertag_one_opponent_small": OneOpponentSmall,
+    "lasertag_three_opponents_small": ThreeOpponentsSmall,
+    "lasertag_one_opponent_large": OneOpponentLarge,
+    "lasertag_three_opponents_large": ThreeOpponentsLarge,
     "natlab_fixed_large_map": FixedLargeMap,
     "natlab_varying_map_regrowth": VaryingMapRegrowth,
     "natlab_varying_map_randomized": VaryingMapRandomized,

@@ -45,11 +45,13 @@ class Pose:
         x: position east, units.
         y: position north, units.
         yaw: facing, degrees counter-clockwise from east.
+        pitch: degrees downwards.
     """
 
     x: float
     y: float
     yaw: float
+    pitch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,10 @@ class Level(ABC):
             A reward, after which `next_scene` is asked; None where nothing is due.
         """
         del frame, pose
+
+    def act(self, values: list[int]) -> None:
+        """Told the action of a step before it is played."""
+        del values
 
     def moves(self, frame: int) -> list[Move]:
         """What is to be put elsewhere before the tic that ends with a frame."""

@@ -176,8 +176,29 @@ def draw_bush(draw: ImageDraw.ImageDraw) -> None:
         draw.ellipse(_box(*box), fill=(102, 153, 0, 255))
 
 
+def draw_bot_head(draw: ImageDraw.ImageDraw) -> None:
+    """The head of an opponent, white: maps give it a colour."""
+    draw.ellipse(_box(21, 0, 43, 20), fill=(255, 255, 255, 255))
+
+
+def draw_bot_body(draw: ImageDraw.ImageDraw) -> None:
+    """Its body and arms."""
+    draw.rectangle(_box(18, 20, 46, 42), fill=(255, 255, 255, 255))
+    draw.rectangle(_box(8, 21, 18, 28), fill=(255, 255, 255, 255))
+    draw.rectangle(_box(46, 21, 60, 28), fill=(255, 255, 255, 255))
+
+
+def draw_bot_legs(draw: ImageDraw.ImageDraw) -> None:
+    """Its legs."""
+    draw.rectangle(_box(18, 42, 29, 64), fill=(255, 255, 255, 255))
+    draw.rectangle(_box(35, 42, 46, 64), fill=(255, 255, 255, 255))
+
+
 # What items and props look like besides the shapes.
 PROPS: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
+    "bot_head": draw_bot_head,
+    "bot_body": draw_bot_body,
+    "bot_legs": draw_bot_legs,
     "goal": draw_goal,
     "mushroom": draw_mushroom,
     "cactus": draw_cactus,
