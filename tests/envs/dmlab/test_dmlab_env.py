@@ -12,7 +12,7 @@ import pytest
 from sample_factory.cfg.arguments import parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
 
-from sf_fixpo.envs.dmlab import _ENGINES, SUITE, engines, needs, resolve_engine
+from sf_fixpo.envs.dmlab import _ENGINES, SUITE, engines, names, needs, resolve_engine
 from sf_fixpo.envs.dmlab.env import DmLabEnv, make_env
 
 NAME = "dmlab_30_rooms_collect_good_objects"
@@ -77,15 +77,15 @@ def test_every_listed_environment_can_be_made(make):
     for name in filter(lambda name: not needs(name), SUITE.env_names()):
         env = make(name)
         env.reset()
-        assert name.removeprefix("dmlab_30_") in env.level_name
+        assert env.level_name in names.levels_of(name)
 
 
 def test_a_wrong_name_is_answered_with_near_ones():
     (fault,) = SUITE.faults(make_cfg(env="dmlab_30_rooms_colect_good"))
     assert "--env=dmlab_30_rooms_colect_good" in fault
     assert NAME in fault
-    (fault,) = SUITE.faults(make_cfg(env="dmlab_30_lasertag_one_opponent_small"))
-    assert "--dmlab_engine=vizdoom has no lasertag_one_opponent_small; it plays" in fault
+    (fault,) = names.level_faults("dmlab_30_lasertag_one_opponent_small", "", ("rooms_watermaze",), "vizdoom")
+    assert "--dmlab_engine=vizdoom has no lasertag_one_opponent_small; it plays" in fault, "an engine that lacks the level"
 
 
 def test_all_faults_come_at_once():
