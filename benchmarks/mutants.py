@@ -56,6 +56,7 @@ TESTS = {
     "algorithm/flags": [f"{A}config.py"],
     "learning/verification": [f"{L}verification.py", f"{L}any_network.py", f"{L}learner.py"],
     "learning/publication": [f"{L}verification.py", f"{L}learner.py"],
+    "learning/mailbox": [f"{L}mailbox.py"],
     "learning/state": [f"{L}state.py", f"{L}verification.py"],
     "learning/sequences": [f"{L}improvement.py", f"{L}batches.py"],
     "learning/policy": [f"{L}policy.py", f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],

@@ -243,20 +243,20 @@ def make_learner(
     cfg.num_policies = max(cfg.num_policies, policy_id + 1)
     set_global_cuda_envvars(cfg)  # as a runner does: sample-factory looks for a policy's GPU there
     versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
-    param_server = ParameterServer(policy_id, versions, cfg.serial_mode)
     env_info = make_env_info(shape.obs_space, shape.action_space)
     if algo == "APPO":
-        learner = Learner(cfg, env_info, versions, policy_id, param_server)
+        learner = Learner(cfg, env_info, versions, policy_id, ParameterServer(policy_id, versions, cfg.serial_mode))
         learner.init()
         return learner
     from sf_fixpo.baselines.registry import LEARNERS
+    from sf_fixpo.learning.mailbox import MailboxServer
     from sf_fixpo.learning.networks import make_actor_critic
 
     factory = global_model_factory()
     before = factory.make_actor_critic_func
     factory.register_actor_critic_factory(make_actor_critic)  # as the runner does
     try:
-        learner = LEARNERS[algo](cfg, env_info, versions, policy_id, param_server)
+        learner = LEARNERS[algo](cfg, env_info, versions, policy_id, MailboxServer(policy_id, versions, cfg))
         learner.init()
     finally:
         factory.register_actor_critic_factory(before)

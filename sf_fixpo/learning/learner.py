@@ -11,7 +11,7 @@ from os.path import join
 from typing import Any
 
 import torch
-from sample_factory.algo.learning.learner import KlAdaptiveScheduler, LinearDecayScheduler, model_initialization_data
+from sample_factory.algo.learning.learner import KlAdaptiveScheduler, LinearDecayScheduler
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.attr_dict import AttrDict
@@ -25,12 +25,13 @@ from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement, use_fused_adam
+from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
-from sf_fixpo.learning.publication import PublicationGate, settle_device
+from sf_fixpo.learning.publication import PublicationGate
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize
@@ -55,9 +56,12 @@ class FixPOLearner(CheckpointingLearner):
         improvement: gradient steps on the candidate.
         num_tasks: how many tasks the environments tell apart.
         task_returns: recent mean return of each task, for the log; the runner knows it.
+        param_server: by whose mailbox policy workers get the weights.
         health: follows the updates and says what is wrong.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
+
+    param_server: MailboxServer
 
     def init(self):
         """Builds the networks, loads the checkpoint, and shares the published policy with the policy workers.
@@ -94,18 +98,19 @@ class FixPOLearner(CheckpointingLearner):
         self.candidate = Policy(self.actor_critic)
         use_fused_adam(self.optimizer)
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
-        published = Policy.like(self.candidate, make_network, shared=True)
+        published = Policy.like(self.candidate, make_network)
         self.verifier = Verifier(Policy.like(self.candidate, make_network), published)
         self.param_server.init(published.model, self.train_step, self.device)
-        settle = partial(settle_device, self.cfg, self.policy_id)
-        versions, lock = self.policy_versions_tensor, self.param_server.policy_lock
-        self.gate = PublicationGate(published, self.verifier, versions, self.policy_id, lock, settle)
+        count = 0 if self.cfg.serial_mode else 2  # there actors run the published network itself
+        places = [Policy.like(self.candidate, make_network, shared=True) for _ in range(count)]
+        self.gate = PublicationGate(published, self.verifier, self.param_server.mailbox, places)
         self.improvement = self._make_improvement()
         if self._restored is not None:
             self._restore_schedule(self._restored)
         self.folder = experiment_dir(self.cfg)
         drop_torn_line(join(self.folder, UPDATE_LOG))
-        return model_initialization_data(self.cfg, self.policy_id, published.model, self.train_step, self.device)
+        states = [place.model.state_dict() for place in places] or None
+        return self.policy_id, states, self.device, self.train_step
 
     # -- what another algorithm in the same harness brings instead (`baselines`) ------------------------------------------------
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 from threading import Thread
 
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.utils.env_info import EnvInfo
-from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 from torch import Tensor
 
 from sf_fixpo.learning.learner import FixPOLearner
-from sf_fixpo.learning.publication import SettledLock, settle_device
+from sf_fixpo.learning.mailbox import MailboxServer
 
 
 def make_learner(
     cfg: Config, env_info: EnvInfo, versions: Tensor, policy_id: int, learner_class: type[Learner] = FixPOLearner
-) -> tuple[ParameterServer, Learner]:
-    """Our learner with settings of its own, and a server whose lock waits for the device.
+) -> tuple[MailboxServer, Learner]:
+    """Our learner with settings of its own, and the server by which policy workers get its weights.
 
     Args:
         cfg: of the run.
@@ -30,9 +28,7 @@ def make_learner(
         policy_id: which policy of a population.
         learner_class: of the run's algorithm.
     """
-    server = ParameterServer(policy_id, versions, cfg.serial_mode)
-    # the policy workers hold this very lock: sample-factory hands them the server
-    server._policy_lock = SettledLock(server.policy_lock, partial(settle_device, cfg, policy_id))
+    server = MailboxServer(policy_id, versions, cfg)
     # a population gives each policy settings of its own, which in serial mode would be one object
     return server, learner_class(AttrDict(deepcopy(dict(cfg))), env_info, versions, policy_id, server)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +35,8 @@ from sf_fixpo.envs.action_mask import guarded, mask_fault
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
+from sf_fixpo.learning.learner import FixPOLearner
+from sf_fixpo.learning.mailbox import MailboxClient
 from sf_fixpo.learning.networks import action_spec, make_actor_critic
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
@@ -100,9 +103,14 @@ class _FixPORunner(Runner):
             self.timers.append(returns_timer)
 
     def init(self) -> int:
-        """As sample-factory's, but the environment is not probed a second time."""
+        """As sample-factory's, but the environment is not probed a second time, and weights come by our learner's mailbox."""
         with _replaced("obtain_env_info_in_a_separate_process", lambda cfg: self._known_env_info):
-            return super().init()
+            status = super().init()
+        if status == ExperimentStatus.SUCCESS and not self.cfg.serial_mode and issubclass(LEARNERS[self.cfg.algo], FixPOLearner):
+            for worker in chain.from_iterable(self.sampler.inference_workers.values()):
+                server = self.learners[worker.policy_id].param_server
+                worker.param_client = MailboxClient(server, self.cfg, self.env_info, worker.timing)
+        return status
 
     def connect_components(self) -> None:
         """As sample-factory's; the learners also hear how well each task goes, for the update log."""
