@@ -226,7 +226,13 @@ def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInf
 
 
 def make_learner(
-    algo: str, shape: Shape | str, device: str = DEVICE, train_dir: str | Path | None = None, policy_id: int = 0, **flags: Any
+    algo: str,
+    shape: Shape | str,
+    device: str = DEVICE,
+    train_dir: str | Path | None = None,
+    policy_id: int = 0,
+    meeting: Any = None,
+    **flags: Any,
 ) -> Learner:
     """An initialised learner, built as sample-factory's learner worker builds it, in this process.
 
@@ -236,6 +242,7 @@ def make_learner(
         device: `cpu` or `gpu`.
         train_dir: where checkpoints and logs go; a new temporary folder where it is None. A folder with a checkpoint resumes it.
         policy_id: which policy of a population.
+        meeting: where the learner finds the others that train the same policy (`sf_fixpo.learning.meeting`); None for one alone.
         **flags: settings by flag name, over those of the shape.
     """
     shape = SHAPES[shape] if isinstance(shape, str) else shape
@@ -257,6 +264,7 @@ def make_learner(
     factory.register_actor_critic_factory(make_actor_critic)  # as the runner does
     try:
         learner = LEARNERS[algo](cfg, env_info, versions, policy_id, MailboxServer(policy_id, versions, cfg))
+        learner.meeting = meeting
         learner.init()
     finally:
         factory.register_actor_critic_factory(before)

@@ -27,16 +27,18 @@ from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement, use_fused_adam
 from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
+from sf_fixpo.learning.meeting import ON, Meeting
 from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
 from sf_fixpo.learning.publication import PublicationGate
+from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 from sf_fixpo.learning.tasks import task_count
-from sf_fixpo.learning.verification import Verified, Verifier
+from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
 from sf_fixpo.records.health import Health
 from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
 
@@ -57,11 +59,16 @@ class FixPOLearner(CheckpointingLearner):
         num_tasks: how many tasks the environments tell apart.
         task_returns: recent mean return of each task, for the log; the runner knows it.
         param_server: by whose mailbox policy workers get the weights.
+        meeting: where this learner finds the others that train the same policy; None for one alone.
+        ranks: these learners.
+        ended: why the ranks have ended the run together; `meeting.ON` until they have.
         health: follows the updates and says what is wrong.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
 
     param_server: MailboxServer
+    meeting: Meeting | None = None
+    ended = ON
 
     def init(self):
         """Builds the networks, loads the checkpoint, and shares the published policy with the policy workers.
@@ -69,7 +76,10 @@ class FixPOLearner(CheckpointingLearner):
         Raises:
             ValueError: settings outside their range.
             CheckpointError: there are checkpoints and none can be read, or the newest does not fit.
+            RanksError: the other learners of this policy have not come.
         """
+        if self.meeting is not None:
+            self.ranks = Ranks(self.meeting)
         self.fixpo = self._settings()
         self.num_tasks = task_count(self.env_info.obs_space)
         self.task_returns: list[float | None] = [None] * self.num_tasks
@@ -96,6 +106,9 @@ class FixPOLearner(CheckpointingLearner):
         self.multiplier.to(self.device)
         self.mean_multiplier.to(self.device)
         self.candidate = Policy(self.actor_critic)
+        if isinstance(self.ranks, Ranks):
+            self.ranks.use(self.device)
+            self.ranks.copy_from_first(list(self.candidate.state.buffers.values()))
         use_fused_adam(self.optimizer)
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
         published = Policy.like(self.candidate, make_network)
@@ -105,6 +118,7 @@ class FixPOLearner(CheckpointingLearner):
         places = [Policy.like(self.candidate, make_network, shared=True) for _ in range(count)]
         self.gate = PublicationGate(published, self.verifier, self.param_server.mailbox, places)
         self.improvement = self._make_improvement()
+        self.improvement.ranks = self.ranks
         if self._restored is not None:
             self._restore_schedule(self._restored)
         self.folder = experiment_dir(self.cfg)
@@ -125,8 +139,18 @@ class FixPOLearner(CheckpointingLearner):
     # -- from sample-factory's batch to ours ----------------------------------------------------------------------------------
 
     def train(self, batch: TensorDict) -> dict | None:
-        """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner."""
+        """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner.
+
+        Raises:
+            RanksError: another learner of this policy is gone.
+        """
         self._update = self.last_record = None
+        before = time.perf_counter()
+        if self.ended == ON:
+            self.ended = self.ranks.meet()
+        if self.ended != ON:
+            return None
+        self.waited = time.perf_counter() - before
         self._timer = PhaseTimer(self.device)
         self._recorded_obs = {key: x for key, x in batch["obs"].items() if key != TASK_ID}
         stats = super().train(batch)
@@ -136,12 +160,21 @@ class FixPOLearner(CheckpointingLearner):
             self.candidate.state.copy_(self.gate.published.state)
             return stats
         self.last_record = record = reporting.make_record(self, *update)
-        append_row(join(self.folder, UPDATE_LOG), record.to_row())
+        if self.ranks.number == 0:
+            append_row(join(self.folder, UPDATE_LOG), record.to_row())
         stats[FIXPO_STATS] = record
         return stats
 
+    def leave(self) -> None:
+        """Comes to one more meeting only to say that this rank ends.
+
+        Raises:
+            RanksError: another rank is gone.
+        """
+        self.ended = self.ranks.meet()
+
     def _prepare_batch(self, batch: TensorDict):
-        """What takes the place of sample-factory's: (samples, their number, how many are not valid)."""
+        """What takes the place of sample-factory's: (samples, their number and how many are not valid, of all ranks)."""
         with self._timer.phase("prepare"):
             limit = self.cfg.max_policy_lag
             opening, valids = open_batch(batch, self.policy_id, self.train_step, self.gate.version, limit)
@@ -153,8 +186,8 @@ class FixPOLearner(CheckpointingLearner):
             raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
             self._raw_obs, self._opening = TensorDict(raw), opening
             normalized = self._normalized(batch["obs"], valids)
-            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0)
-            return samples, size, num_invalids
+            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0, self.ranks)
+            return samples, *self.ranks.totals([size, num_invalids])
 
     def _normalized(self, obs: TensorDict, valids: Tensor) -> TensorDict:
         """Counts the observations into the candidate's statistics; [E, T + 1, ...] each, normalised.
@@ -167,7 +200,7 @@ class FixPOLearner(CheckpointingLearner):
         if self._opening.num_invalids > 0:
             counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self._opening.num_observed(lead[1]))
         flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items() if key != TASK_ID})
-        normalized = count_and_normalize(self.candidate, flat, counted)
+        normalized = count_and_normalize(self.candidate, flat, counted, self.ranks)
         if self.candidate.model.returns_normalizer is not None:
             self.candidate.model.returns_normalizer.train()
         shaped = TensorDict({key: x.unflatten(0, lead) for key, x in normalized.items()})
@@ -225,9 +258,9 @@ class FixPOLearner(CheckpointingLearner):
 
     def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
         batch, progress = self._begin(gpu_buffer, experience_size, num_invalids)
-        self.divergence = Divergence(
-            action_spec(self.env_info.action_space), self.fixpo.kl_direction, self.fixpo.kl_stat, self.multiplier.beta.numel()
-        )
+        spec, betas = action_spec(self.env_info.action_space), self.multiplier.beta.numel()
+        together = self.ranks.statistic if isinstance(self.ranks, Ranks) else None
+        self.divergence = Divergence(spec, self.fixpo.kl_direction, self.fixpo.kl_stat, betas, together)
         self.improvement.configure(self.fixpo, self.divergence, self.exploration_loss_func)
         self._test_itself(batch)
         with self._timer.phase("reference"):
@@ -250,6 +283,8 @@ class FixPOLearner(CheckpointingLearner):
         verified = self._verify(result, progress)
         if not progress.rolled_back:
             self.improvement.finish(batch, progress, self.verifier)
+        if isinstance(self.ranks, Ranks):
+            self._same_everywhere(self.ranks, progress)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
         with self._timer.phase("publish"):
@@ -262,6 +297,16 @@ class FixPOLearner(CheckpointingLearner):
         if audited:
             reporting.write_audit(self, batch, self._recorded_obs, *before)
         return self._train_stats(batch, progress)
+
+    def _same_everywhere(self, ranks: Ranks, progress: Progress) -> None:
+        """Before anything is published.
+
+        Raises:
+            GuaranteeError: the ranks' states have come apart, so that no check speaks of all of them.
+        """
+        digests = progress.read(ranks.table(self.verifier.staged.state.digest()))
+        if (digests != digests[0]).any():
+            raise GuaranteeError(f"the policies of the {ranks.count} ranks are no longer the same; update {self.updates}")
 
     def _test_itself(self, batch: Batch) -> None:
         """At the first update after a start or a resume (`self_test`).
@@ -287,7 +332,7 @@ class FixPOLearner(CheckpointingLearner):
         if num_invalids > 0:
             # the spread of the advantages, by which they are normalised, takes two samples
             valids = self._opening.valids.reshape(-1, batch.recurrence)
-            counts = [valids[batch.trajectories(part)].sum() for part in parts]
+            counts = self.ranks.totals([int(valids[batch.trajectories(part)].sum()) for part in parts])
             progress.skipped_minibatches += sum(int(count < 2) for count in counts)
             parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
         kls = []

@@ -62,6 +62,8 @@ class UpdateRecord:
             `policy` (TRPO), `primary`, `check`, `fixup`, `back`, `publish`.
         tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
             `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
+        ranks: in runs of several learners, one for each: `valid_fraction`, `lag_mean`, `stale_fraction`, `kl_max`, `kl_mean`, and
+            `waited`, the seconds it waited for the others to come to the update. All other figures are of the samples of all.
         method: what an algorithm other than FixPO says of its update, numbers by name (`baselines`); such a run may pass eps_kl.
     """
 
@@ -96,6 +98,7 @@ class UpdateRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
     method: dict[str, float] = field(default_factory=dict)
+    ranks: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def kl_max_rel(self) -> float:
@@ -103,9 +106,9 @@ class UpdateRecord:
         return max(self.kl_max, self.kl_max_stale or 0.0) / self.eps_kl
 
     def to_row(self) -> dict:
-        """The row of the update log; `tasks` is there in runs on several only, `method` where an algorithm says something."""
+        """The row of the update log; `tasks` and `ranks` are there in runs on several only, `method` where one has anything to say."""
         row = asdict(self)
-        for key in ("tasks", "method"):
+        for key in ("tasks", "method", "ranks"):
             if not row[key]:
                 del row[key]
         return row
