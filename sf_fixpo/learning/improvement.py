@@ -147,8 +147,7 @@ class Improvement:
         loss.backward()
         for parameter in spared:
             parameter.grad = None
-        if isinstance(self.ranks, Ranks):
-            assert valids is not None, "whose weight among the ranks is not known"
+        if isinstance(self.ranks, Ranks) and valids is not None:
             loss = self.ranks.average_gradients(self._parameters, loss, valids.sum())
         if self._cfg.max_grad_norm > 0:
             norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)

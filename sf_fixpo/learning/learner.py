@@ -33,7 +33,7 @@ from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
 from sf_fixpo.learning.publication import PublicationGate
-from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
+from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize

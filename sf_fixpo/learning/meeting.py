@@ -1,4 +1,4 @@
-"""Where the ranks of a run meet: who they are, whether all have come to the next update, who has failed and why, who wants to end.
+"""Where the ranks of a run meet: who they are, whether all have come to the next update, who has failed and why, who is done.
 
 A rank is a run with actors and a learner of its own; all ranks train one policy. What is said here goes by torch's store, a table
 of words that every process of every rank can look at; numbers of the update go by `ranks`.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,10 +19,11 @@ import torch
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 # Why a rank wants to end, the weightiest last.
-ON, DONE, INTERRUPTED, PREEMPTED, FAILED = range(5)
+ON, DONE, INTERRUPTED, PREEMPTED = range(4)
 
 JOIN_SECONDS = 60.0  # for all ranks to have started their programs
 _LOOK_SECONDS = 1.0  # between two looks at whether another rank has failed
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two looks for a word
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -122,6 +123,7 @@ class Meeting:
     Attributes:
         rank: which it is.
         timeout: seconds that a rank may take to come to the next update; one that takes longer counts as hung.
+        patience: the same of the first update, before which environments are started.
     """
 
     def __init__(self, rank: Rank, timeout: float, start_timeout: float = 0.0, store: Store | None = None):
@@ -134,7 +136,7 @@ class Meeting:
             store: that is connected already; for tests.
         """
         self.rank, self.timeout = rank, timeout
-        self._patience = timeout + start_timeout
+        self.patience = timeout + start_timeout
         self._wish = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._meetings = 0
         self._connected = store
@@ -179,21 +181,21 @@ class Meeting:
     def _wait(self, what: str, numbers: Sequence[int], timeout: float) -> None:
         keys = [f"{what}/{number}" for number in numbers]
         deadline = time.monotonic() + timeout
-        while True:
-            left = min(_LOOK_SECONDS, deadline - time.monotonic())
-            with _place():
-                try:
-                    return self.store.wait(keys, timedelta(seconds=max(0.01, left)))
-                except DistError as exc:
-                    if "timeout" not in str(exc).lower():
-                        raise
-                if cause := self.failure():
-                    raise RanksError(cause)
-                if time.monotonic() >= deadline:
+        pause, looked = _FIRST_PAUSE, time.monotonic()
+        with _place():
+            # not the store's own `wait`: it cannot be told that somebody has failed
+            while not self.store.check(keys):
+                now = time.monotonic()
+                if now - looked > _LOOK_SECONDS or now >= deadline:
+                    looked = now
+                    if cause := self.failure():
+                        raise RanksError(cause)
+                if now >= deadline:
                     missing = [number for number, key in zip(numbers, keys, strict=True) if not self.store.check([key])]
-                    if missing:
-                        names = ", ".join(f"rank {number}{self._host_of(number)}" for number in missing)
-                        raise RanksError(f"{names}: nothing came within {timeout:.0f} s ({what})")
+                    names = ", ".join(f"rank {number}{self._host_of(number)}" for number in missing)
+                    raise RanksError(f"{names}: nothing came within {timeout:.0f} s ({what})")
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _host_of(self, number: int) -> str:
         key = f"host/{number}"
@@ -202,7 +204,7 @@ class Meeting:
     # -- the end --------------------------------------------------------------------------------------------------------------
 
     def fail(self, cause: str) -> None:
-        """Tells all ranks that this one has failed; the first cause counts. Where nobody can be told any more, nothing is done."""
+        """Tells all ranks that this one has failed; the first cause counts. Where nobody can be told, nothing is done."""
         with suppress(DistError, RuntimeError):
             self.store.compare_set("failed", "", f"rank {self.rank.number} on {socket.gethostname()}: {cause}")
 
@@ -227,22 +229,20 @@ class Meeting:
         number, self._meetings = self._meetings, self._meetings + 1
         what = f"update {number}"
         self.say(what, str(int(self._wish.numpy()[0])))
-        reasons = self.hear_all(what, self._patience if number == 0 else self.timeout)
+        reasons = self.hear_all(what, self.patience if number == 0 else self.timeout)
         if number:  # all that came to this one have heard of the last
             with _place():
                 self.store.delete_key(f"update {number - 1}/{self.rank.number}")
         return max(map(int, reasons))
 
 
-class _place:
+@contextmanager
+def _place() -> Iterator[None]:
     """That the store itself is gone, in words."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, exc: Any, trace: Any) -> None:
-        if isinstance(exc, DistError):
-            raise RanksError(f"the place where all ranks meet is gone: {_first_line(exc)}") from exc
+    try:
+        yield
+    except DistError as exc:
+        raise RanksError(f"the place where all ranks meet is gone: {_first_line(exc)}") from exc
 
 
 def this_host() -> str:

@@ -1,7 +1,7 @@
 """Many learners that train one policy: what they exchange, so that each does what one learner with all their samples would do.
 
-Every rank has its own samples, and the same weights bit for bit: a gradient is averaged by valid samples before it is clipped, and
-whatever decides - a divergence, a number that is none, what is left to do - is decided from numbers that are the same everywhere.
+Every rank has its own samples, and the same weights bit for bit: a gradient is averaged by valid samples before it is clipped,
+and whatever decides - a divergence, a number that is none, what is left to do - is a number that is the same everywhere.
 So all ranks ask for the same exchanges in the same order. A learner that is `ALONE` asks for none.
 
 Shapes: R ranks.
@@ -66,7 +66,7 @@ class Ranks(Alone):
         self._meeting = meeting
         self._timeout = timedelta(seconds=meeting.timeout)
         meeting.say("learner", "here")
-        meeting.hear_all("learner", meeting.timeout)
+        meeting.hear_all("learner", meeting.patience)
         self._host: Any = ProcessGroupGloo(meeting.store, self.number, self.count, self._timeout)
         self._device: Any = self._host
 

@@ -20,8 +20,8 @@ from sf_fixpo.algorithm.losses import explained_variance, masked_mean
 from sf_fixpo.algorithm.trust_region import action_entropy
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.batch import Batch, Progress
-from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.rank_figures import Together, merged, own_row, put_together
+from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.tasks import task_figures, task_rows
 from sf_fixpo.records.audit_files import FORMAT, file_name
 from sf_fixpo.records.update_log import NEAR_BOUND, TRACE_LOG, UpdateRecord, append_row

@@ -97,8 +97,10 @@ class FixPOLearnerWorker(LearnerWorker):
         """As sample-factory's, once the other ranks know that this one comes to no further update."""
         if self._meeting is not None and isinstance(self.learner, FixPOLearner) and self.learner.ended == ON:
             self.learner.save()  # first: whoever is waited for may be gone
-            with self._failures_told():
+            try:
                 self.learner.leave()
+            except RanksError as exc:
+                log.error("%s", exc)
         super().on_stop(*args)
 
     def on_task_returns(self, returns: dict[int, list[float | None]]) -> None:

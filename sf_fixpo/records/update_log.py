@@ -106,7 +106,7 @@ class UpdateRecord:
         return max(self.kl_max, self.kl_max_stale or 0.0) / self.eps_kl
 
     def to_row(self) -> dict:
-        """The row of the update log; `tasks` and `ranks` are there in runs on several only, `method` where one has anything to say."""
+        """The row of the update log; `tasks`, `ranks` and `method` are there only where a run has any."""
         row = asdict(self)
         for key in ("tasks", "method", "ranks"):
             if not row[key]:
@@ -120,13 +120,15 @@ class UpdateRecord:
             del row[key]
         seconds = row.pop("seconds")
         betas = {key: row.pop(key) for key in ("beta", "beta_of_mean")}
-        tasks, method = row.pop("tasks", {}), row.pop("method", {})
+        tasks, method, ranks = row.pop("tasks", {}), row.pop("method", {}), row.pop("ranks", [])
         scalars = {key: float(value) for key, value in row.items() if value is not None}
         scalars["kl_max_rel"] = self.kl_max_rel
         scalars.update({f"method/{key}": value for key, value in method.items()})
         scalars.update({key: beta for key, beta in betas.items() if not isinstance(beta, list)})
         for number, (name, figures) in enumerate(tasks.items()):
             scalars.update({f"{number:02d}_{name}/{key}": value for key, value in figures.items() if value is not None})
+        for number, figures in enumerate(ranks):
+            scalars.update({f"rank_{number:02d}/{key}": value for key, value in figures.items()})
         scalars.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         return scalars
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from busy import BUSY
@@ -12,7 +10,7 @@ from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from updates import tensors
 
-from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, vector_space
+from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape
 from sf_fixpo.learning.networks import make_actor_critic
 
 
@@ -76,7 +74,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_with_half_the_batch_each_do_what_one_does_with_all_of_it(case, tmp_path):
     space, flags, batch_args = CASES[case]
-    shape = small_shape(action_space=space, **{**BUSY, "learning_rate": 3e-3, "eps_kl": 0.01 if case == "mlp" else 0.003, "batch_size": 64, **flags})
+    shape = small_shape(
+        action_space=space,
+        **{**BUSY, "learning_rate": 3e-3, "eps_kl": 0.01 if case == "mlp" else 0.003, "batch_size": 64, **flags},
+    )
     rows, one, two = trained(tmp_path, shape, 20 if case == "mlp" else 5, batch_args)
     mine, other = (tensors(learner.gate.published.model) for learner in two)
     for name, expected in tensors(one.gate.published.model).items():
