@@ -23,6 +23,7 @@ ON, DONE, INTERRUPTED, PREEMPTED = range(4)
 
 JOIN_SECONDS = 60.0  # for all ranks to have started their programs
 _LOOK_SECONDS = 1.0  # between two looks at whether another rank has failed
+_ANSWER_SECONDS = 4.0  # for the ranks to say that they are there, when an exchange has failed for all of them
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two looks for a word
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -216,6 +217,26 @@ class Meeting:
     def wish(self, reason: int) -> None:
         """This rank wants to end, or has to; its learner tells the others at the next meeting."""
         self._wish.numpy()[0] = max(reason, int(self._wish.numpy()[0]))
+
+    def blame(self, error: Exception) -> RanksError:
+        """After an exchange of numbers has failed: says what has failed, and which ranks are not there to say the same.
+
+        Args:
+            error: of the exchange, which does not tell.
+
+        Returns:
+            To be raised; all ranks have been told.
+        """
+        cause = self.failure()
+        if cause is None:
+            cause = f"an exchange with the other ranks failed: {_first_line(error)}"
+            self.say("asked", "here")
+            try:
+                self.hear_all("asked", _ANSWER_SECONDS)
+            except RanksError as exc:
+                cause = self.failure() or f"{str(exc).partition(':')[0]} does not answer; {cause}"
+            self.fail(cause)
+        return RanksError(cause)
 
     def meet(self) -> int:
         """Comes to the next update and waits for all others.

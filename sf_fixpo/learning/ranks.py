@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import AllreduceOptions, BroadcastOptions, GatherOptions, ProcessGroupGloo, ReduceOp
 
 from sf_fixpo.learning.checkpoints import unpickle
-from sf_fixpo.learning.meeting import ON, Meeting, RanksError
+from sf_fixpo.learning.meeting import ON, Meeting
 
 
 class Alone:
@@ -83,8 +83,7 @@ class Ranks(Alone):
         try:
             work.wait()
         except RuntimeError as exc:
-            cause = self._meeting.failure() or f"an exchange with the other ranks failed: {str(exc).partition(chr(10))[0]}"
-            raise RanksError(cause) from exc
+            raise self._meeting.blame(exc) from exc
 
     def _reduce(self, tensor: Tensor, operation: ReduceOp.RedOpType, group: Any = None) -> Tensor:
         options = AllreduceOptions()

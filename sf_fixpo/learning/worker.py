@@ -70,6 +70,8 @@ class FixPOLearnerWorker(LearnerWorker):
             yield
         except RanksError as exc:
             log.error("%s", exc)
+            if self._meeting is not None:
+                self._meeting.fail(str(exc))
             raise
         except Exception as exc:
             if self._meeting is not None:

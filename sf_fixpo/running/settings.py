@@ -36,7 +36,7 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
     group.add_argument(
         "--rank_timeout",
-        default=45.0,
+        default=30.0,
         type=float,
         help="With several ranks (torchrun): seconds that one may take to come to the next update before it counts as hung",
     )
