@@ -16,12 +16,16 @@ BY_HAND = (
     ("learning/mailbox", "write(turn % 2)\n        self._settle()", "write(turn % 2)"),
     ("learning/mailbox", "<= turn + 1", "<= turn + 2"),
     ("learning/improvement", "progress.learning_rate * scale[0]", "progress.learning_rate / progress.valid_fraction * scale[0]"),
-    ("learning/learner", "else published.observe(batch.raw_obs)", "else batch.obs"),
-    ("learning/learner", "previous = batch.parameters(published, obs,", "previous = batch.parameters(self.candidate, batch.obs,"),
+    ("learning/beginning", "else published.observe(batch.raw_obs)", "else batch.obs"),
     (
-        "learning/learner",
-        "self.divergence.per_state(previous, batch.behaviour)",
-        "self.divergence.per_state(batch.behaviour, previous)",
+        "learning/beginning",
+        "batch.parameters(published, obs,",
+        "batch.parameters(learner.candidate, batch.obs,",
+    ),
+    (
+        "learning/beginning",
+        "learner.divergence.per_state(previous, batch.behaviour)",
+        "learner.divergence.per_state(batch.behaviour, previous)",
     ),
     ("learning/learner", "aim = self.fixpo.limit / self.fixpo.c_beta", "aim = self.fixpo.limit"),
 )

@@ -143,7 +143,7 @@ def _step_alone(name: str, worker: int, seconds: float, started: Any, results: A
     cfg = _settings(suite)
     if suite.program == "sf_fixpo.train":
         from sf_fixpo.envs import find_suite
-        from sf_fixpo.running.runner import registered_context
+        from sf_fixpo.running.preparing import registered_context
 
         registered_context(cfg, find_suite(suite.env).make_env)
     elif suite.env not in global_env_registry():

@@ -23,19 +23,19 @@ from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
+from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement, use_fused_adam
 from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.meeting import ON, Meeting
-from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
+from sf_fixpo.learning.networks import TASK_ID, action_spec
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
 from sf_fixpo.learning.publication import PublicationGate
 from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
-from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
@@ -92,7 +92,7 @@ class FixPOLearner(CheckpointingLearner):
         self.last_record: UpdateRecord | None = None
         self._update: tuple[Batch, Progress] | None = None  # the last one
         self._restored: dict[str, Any] | None = None
-        self._traced = parse_versions(self.fixpo.trace_updates)
+        self.traced = parse_versions(self.fixpo.trace_updates)
         largest = largest_entropy(action_spec(self.env_info.action_space))
         # with a mask the uniform policy's entropy is another one in each state
         self.health = Health(None if has_mask(self.env_info.obs_space) else largest)
@@ -151,7 +151,7 @@ class FixPOLearner(CheckpointingLearner):
         if self.ended != ON:
             return None
         self.waited = time.perf_counter() - before
-        self._timer = PhaseTimer(self.device)
+        self.timer = PhaseTimer(self.device)
         self._recorded_obs = {key: x for key, x in batch["obs"].items() if key != TASK_ID}
         stats = super().train(batch)
         update: tuple[Batch, Progress] | None = self._update
@@ -175,7 +175,7 @@ class FixPOLearner(CheckpointingLearner):
 
     def _prepare_batch(self, batch: TensorDict):
         """What takes the place of sample-factory's: (samples, their number and how many are not valid, of all ranks)."""
-        with self._timer.phase("prepare"):
+        with self.timer.phase("prepare"):
             limit = self.cfg.max_policy_lag
             opening, valids = open_batch(batch, self.policy_id, self.train_step, self.gate.version, limit)
             size, num_invalids = len(opening.valids), opening.num_invalids
@@ -184,7 +184,7 @@ class FixPOLearner(CheckpointingLearner):
             if num_invalids > size / 2:
                 log.warning("Policy %d: %.0f %% of a batch is not valid", self.policy_id, 100 * num_invalids / size)
             raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
-            self._raw_obs, self._opening = TensorDict(raw), opening
+            self.raw_obs, self.opening = TensorDict(raw), opening
             normalized = self._normalized(batch["obs"], valids)
             samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0, self.ranks)
             return samples, *self.ranks.totals([size, num_invalids])
@@ -197,8 +197,8 @@ class FixPOLearner(CheckpointingLearner):
         """
         lead = next(iter(obs.values())).shape[:2]
         counted = None
-        if self._opening.num_invalids > 0:
-            counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self._opening.num_observed(lead[1]))
+        if self.opening.num_invalids > 0:
+            counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self.opening.num_observed(lead[1]))
         flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items() if key != TASK_ID})
         normalized = count_and_normalize(self.candidate, flat, counted, self.ranks)
         if self.candidate.model.returns_normalizer is not None:
@@ -208,73 +208,27 @@ class FixPOLearner(CheckpointingLearner):
             shaped[TASK_ID] = obs[TASK_ID]
         return shaped
 
-    def _begin(self, samples: TensorDict, experience_size: int, num_invalids: int) -> tuple[Batch, Progress]:
-        """Reference, masks, sequences and counters of an update."""
-        opening, obs = self._opening, samples["normalized_obs"]
-        task_ids = obs.pop(TASK_ID).squeeze(1).long() if TASK_ID in obs else None
-        sequences = None
-        if self.cfg.use_rnn:
-            sequences = Sequences(opening.ends, self.cfg.recurrence, self.device)
-        batch = Batch(
-            samples=samples,
-            raw_obs=self._raw_obs,
-            obs=channels_last(obs) if self.candidate.fast_images else obs,
-            valids=samples["valids"],
-            sequences=sequences,
-            behaviour=samples["action_logits"],
-            task_ids=task_ids,
-            beta_ids=task_ids if self.fixpo.beta_scope == "per_task" else None,
-            recurrence=self.cfg.recurrence,
-            lag=opening.lag,
-        )
-        valid_fraction = (experience_size - num_invalids) / experience_size
-        progress = Progress(
-            timer=self._timer,
-            # as sample-factory: a batch of which little is valid gives a noisy gradient
-            learning_rate=self.curr_lr * valid_fraction,
-            valid_fraction=valid_fraction,
-            bad=torch.zeros((), dtype=torch.bool, device=self.device),
-            kl_max_primary=torch.zeros((), device=self.device),
-            beta_zeros=torch.zeros((), device=self.device),
-            trace=[] if self.updates in self._traced else None,
-            host_reads=1,  # the opening
-        )
-        return batch, progress
-
-    def _bind(self, batch: Batch) -> None:
-        """What each state is bound to: the behaviour's parameters, or the previous policy's (algorithm.md, the guarantee)."""
-        if not batch.lagged:
-            return  # the policy that collected the batch is the published one, and its outputs are at hand
-        published = self.gate.published
-        obs = batch.obs if published.constant_observations else published.observe(batch.raw_obs)
-        previous = batch.parameters(published, obs, self.cfg.batch_size)
-        stale = None
-        if self.fixpo.reference == "behaviour":
-            # a number that is none is not within the bound either
-            stale = ~(self.divergence.per_state(previous, batch.behaviour) <= self.fixpo.limit)
-        batch.bind_to_previous(previous, stale)
-
     # -- one update: Algorithm 1 ----------------------------------------------------------------------------------------------
 
     def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
-        batch, progress = self._begin(gpu_buffer, experience_size, num_invalids)
+        batch, progress = begin(self, gpu_buffer, experience_size, num_invalids)
         spec, betas = action_spec(self.env_info.action_space), self.multiplier.beta.numel()
         together = self.ranks.statistic if isinstance(self.ranks, Ranks) else None
         self.divergence = Divergence(spec, self.fixpo.kl_direction, self.fixpo.kl_stat, betas, together)
         self.improvement.configure(self.fixpo, self.divergence, self.exploration_loss_func)
         self._test_itself(batch)
-        with self._timer.phase("reference"):
-            self._bind(batch)
+        with self.timer.phase("reference"):
+            bind(self, batch)
         self.verifier.begin(batch, progress, self.divergence, self.fixpo.limit, fixup_minibatch(self.cfg))
         if self.candidate.has_statistics and self.improvement.ADMITS_STATISTICS:
-            with self._timer.phase("statistics"):
+            with self.timer.phase("statistics"):
                 aim = self.fixpo.limit / self.fixpo.c_beta
                 admit(self.candidate, self.gate.published, batch, progress, self.divergence, aim)
         self.improvement.begin(batch, progress, num_invalids)
 
         result = FixupResult()
         for progress.epoch in range(self.cfg.num_epochs):
-            with self._timer.phase("primary"):
+            with self.timer.phase("primary"):
                 self._primary_phase(batch, progress, num_invalids)
             if self.fixpo.fixup == "every_epoch" or progress.epoch == self.cfg.num_epochs - 1:
                 result = self.improvement.fixup(progress, batch, self.verifier)
@@ -287,7 +241,7 @@ class FixPOLearner(CheckpointingLearner):
             self._same_everywhere(self.ranks, progress)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
-        with self._timer.phase("publish"):
+        with self.timer.phase("publish"):
             # every update gets a version of its own, also one that found no minibatch to step on
             self.train_step += progress.primary_steps == 0
             self.gate.publish(verified, self.train_step)
@@ -316,7 +270,7 @@ class FixPOLearner(CheckpointingLearner):
         """
         if self._agreed:
             return
-        with self._timer.phase("self_test"):
+        with self.timer.phase("self_test"):
             self._agreed = actors_agree(self.gate.published, batch, self.gate.version, self.cfg.batch_size)
             training_is_the_same_function(self.candidate, batch)
             reached = parameters_of_the_policy(self.candidate, batch)
@@ -331,7 +285,7 @@ class FixPOLearner(CheckpointingLearner):
         parts = batch.parts(self.cfg.batch_size, self.cfg.shuffle_minibatches)
         if num_invalids > 0:
             # the spread of the advantages, by which they are normalised, takes two samples
-            valids = self._opening.valids.reshape(-1, batch.recurrence)
+            valids = self.opening.valids.reshape(-1, batch.recurrence)
             counts = self.ranks.totals([int(valids[batch.trajectories(part)].sum()) for part in parts])
             progress.skipped_minibatches += sum(int(count < 2) for count in counts)
             parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
@@ -363,7 +317,7 @@ class FixPOLearner(CheckpointingLearner):
             return self._roll_back(progress)
         verified = self.verifier.without_bound() if self.fixpo.fixup == "off" else self.verifier.verify()
         if verified is None:
-            with self._timer.phase("back"):
+            with self.timer.phase("back"):
                 verified = self.verifier.go_back(self.candidate, self._critics)
                 if verified is None:
                     return self._roll_back(progress)

@@ -138,10 +138,8 @@ class Ranks(Alone):
         """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = self.mean(torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)]), weight)
-        torch._foreach_copy_(
-            gradients,
-            [part.view(g.shape) for part, g in zip(flat[:-1].split([g.numel() for g in gradients]), gradients, strict=True)],
-        )
+        for gradient, part in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
         return flat[-1]
 
     # -- whole tensors and objects --------------------------------------------------------------------------------------------

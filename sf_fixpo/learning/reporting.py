@@ -52,13 +52,14 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
     shown = valids & kl.isfinite() if progress.rolled_back else valids
     figures = _figures(learner, batch, progress, kl, shown)
     numbers = [torch.stack(list(figures.values())), learner.multiplier.beta, learner.mean_multiplier.beta]
-    tasked = batch.task_ids is not None and learner.num_tasks > 1
-    if tasked:
-        numbers.append(task_figures(kl, shown, valids, batch.task_ids, learner.num_tasks).flatten())
+    num_tasks = 0
+    if batch.task_ids is not None and learner.num_tasks > 1:
+        num_tasks = learner.num_tasks
+        numbers.append(task_figures(kl, shown, valids, batch.task_ids, num_tasks).flatten())
     together = Together([], batch.lag[0], learner.task_returns, [])
     if isinstance(learner.ranks, Ranks):
         table = own_row(torch.cat(numbers), shown, valids, batch, learner.waited, learner.task_returns)
-        together = put_together(progress.read(learner.ranks.table(table)), list(figures), learner.num_tasks if tasked else 0)
+        together = put_together(progress.read(learner.ranks.table(table)), list(figures), num_tasks)
         read = iter(together.numbers)
     else:
         read = iter(progress.read(torch.cat(numbers)).tolist())

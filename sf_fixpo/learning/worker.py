@@ -93,7 +93,7 @@ class FixPOLearnerWorker(LearnerWorker):
         ended = getattr(self.learner, "ended", ON)
         if ended != ON and not self._told:
             self._told = True
-            self.ranks_ended.emit(ended)
+            self.ranks_ended.emit(ended)  # type: ignore[attr-defined]  (signal_slot makes it a signal)
 
     def on_stop(self, *args) -> None:
         """As sample-factory's, once the other ranks know that this one comes to no further update."""

@@ -73,7 +73,7 @@ def fingerprint(cfg: Config) -> dict[str, str]:
     """All that must be the same on every rank, by name: the flags, and what runs them."""
     flags = {f"--{key}": repr(value) for key, value in sorted(cfg.items()) if key not in _OWN}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "sample-factory")}
-    return {**flags, "sf_fixpo ": __version__, **versions, "python": platform.python_version()}
+    return {**flags, "sf_fixpo": __version__, **versions, "python": platform.python_version()}
 
 
 def differences(number: int, own: dict[str, str], first: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from torch.distributed import HashStore, PrefixStore
+from torch.distributed import HashStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
 from sf_fixpo.learning.meeting import Meeting, Rank
 

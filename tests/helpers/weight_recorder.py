@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-import sf_fixpo.running.runner
+import sf_fixpo.running.preparing
 from sf_fixpo import train
 from sf_fixpo.learning.learner import FixPOLearner
 from sf_fixpo.learning.mailbox import MailboxClient
@@ -98,7 +98,7 @@ def main() -> int:
         context.log, context.leak = log, mode == "leak"
         return context
 
-    sf_fixpo.running.runner.RunContext = recording_context
+    sf_fixpo.running.preparing.RunContext = recording_context
     return train.main(argv)
 
 
