@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from updates import tensors, write_config
 
-from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape
+from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, vector_space
 from sf_fixpo.learning.meeting import DONE, RanksError
 from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.learning.rank_figures import put_together
@@ -245,6 +246,27 @@ def test_a_rank_that_is_gone_is_an_error_for_the_others(tmp_path):
     learners[0].meeting.timeout = learners[0].meeting.patience = 0.5
     with pytest.raises(RanksError, match="rank 1: nothing came"):
         learners[0].train(make_batch(learners[0]))
+
+
+def test_each_rank_may_play_tasks_of_its_own_and_each_task_has_one_beta_on_all(tmp_path):
+    space = gym.spaces.Dict(obs=vector_space()["obs"], task_id=gym.spaces.Box(0, 1, (1,), np.int32))
+    learners, train = two_learners(tmp_path, obs_space=space, beta_scope="per_task")
+    for learner, returns in zip(learners, ([5.0, None], [None, 7.0]), strict=True):
+        learner.task_returns = returns
+    for seed in range(3):
+        batches = batches_of(learners, seed)
+        for task, batch in enumerate(batches):
+            batch["obs"]["task_id"][:] = task
+        none_failed(train(batches))
+    one, two = (learner.last_record for learner in learners)
+    assert one.tasks == two.tasks
+    assert one.beta == two.beta
+    assert len(set(one.beta)) == 2
+    for number, figures in enumerate(one.tasks.values()):
+        assert figures["sample_share"] == 0.5
+        assert figures["kl_max"] == pytest.approx(one.ranks[number]["kl_max"])
+        assert figures["return"] == (5.0, 7.0)[number]
+    assert same_weights(learners)
 
 
 # -- the row ------------------------------------------------------------------------------------------------------------------
