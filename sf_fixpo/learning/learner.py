@@ -33,12 +33,12 @@ from sf_fixpo.learning.networks import TASK_ID, action_spec
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
-from sf_fixpo.learning.publication import PublicationGate
+from sf_fixpo.learning.publication import PublicationGate, refuse_apart
 from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 from sf_fixpo.learning.tasks import task_count
-from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
+from sf_fixpo.learning.verification import Verified, Verifier
 from sf_fixpo.records.health import Health
 from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
 
@@ -109,6 +109,9 @@ class FixPOLearner(CheckpointingLearner):
         if isinstance(self.ranks, Ranks):
             self.ranks.use(self.device)
             self.ranks.copy_from_first(list(self.candidate.state.buffers.values()))
+            if isinstance(self.lr_scheduler, LinearDecayScheduler):  # an update has the samples of all ranks
+                together = AttrDict(self.cfg, batch_size=self.cfg.batch_size * self.ranks.count)
+                self.lr_scheduler = LinearDecayScheduler(together)
         use_fused_adam(self.optimizer)
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
         published = Policy.like(self.candidate, make_network)
@@ -238,7 +241,7 @@ class FixPOLearner(CheckpointingLearner):
         if not progress.rolled_back:
             self.improvement.finish(batch, progress, self.verifier)
         if isinstance(self.ranks, Ranks):
-            self._same_everywhere(self.ranks, progress)
+            refuse_apart(self.ranks, self.verifier.staged, progress)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
         with self.timer.phase("publish"):
@@ -251,16 +254,6 @@ class FixPOLearner(CheckpointingLearner):
         if audited:
             reporting.write_audit(self, batch, self._recorded_obs, *before)
         return self._train_stats(batch, progress)
-
-    def _same_everywhere(self, ranks: Ranks, progress: Progress) -> None:
-        """Before anything is published.
-
-        Raises:
-            GuaranteeError: the ranks' states have come apart, so that no check speaks of all of them.
-        """
-        digests = progress.read(ranks.table(self.verifier.staged.state.digest()))
-        if (digests != digests[0]).any():
-            raise GuaranteeError(f"the policies of the {ranks.count} ranks are no longer the same; update {self.updates}")
 
     def _test_itself(self, batch: Batch) -> None:
         """At the first update after a start or a resume (`self_test`).

@@ -9,9 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sf_fixpo.learning.batch import Progress
 from sf_fixpo.learning.mailbox import Mailbox
 from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
+
+
+def refuse_apart(ranks: Ranks, staged: Policy, progress: Progress) -> None:
+    """Before several learners publish.
+
+    Args:
+        ranks: these learners.
+        staged: what this one would publish.
+        progress: counts the read.
+
+    Raises:
+        GuaranteeError: their states are not the same, so that no check speaks of all of them.
+    """
+    digests = progress.read(ranks.table(staged.state.digest()))
+    if (digests != digests[0]).any():
+        raise GuaranteeError(
+            f"the policies of the {ranks.count} ranks are no longer the same. Several ranks cannot train a network with buffers "
+            "that each moves by its own samples, such as batch normalisation"
+        )
 
 
 class PublicationGate:

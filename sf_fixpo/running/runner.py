@@ -295,7 +295,10 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
                     return ExperimentStatus.SUCCESS
             with sole_run(own):
                 states = saved_states(own) if first and own.restart_behavior == "resume" else [None] * own.num_policies
-                return _run(own, make_env, console, states, meeting)
+                status = _run(own, make_env, console, states, meeting)
+                if meeting is not None and status == ExperimentStatus.FAILURE:
+                    meeting.fail("its run has failed")
+                return status
     except (FolderInUseError, DifferentRanksError) as exc:
         raise InvalidRunError(str(exc)) from None
 

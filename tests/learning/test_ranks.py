@@ -80,6 +80,7 @@ CASES = {
     "lstm": (None, {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8, "normalize_input": False}, {}),
     "returns": (box_actions(), {"normalize_returns": True}, {}),
     "v-trace": (None, {"with_vtrace": True, "recurrence": 8}, {}),
+    "decay": (None, {"lr_schedule": "linear_decay", "train_for_env_steps": 1280}, {}),
     "adaptive": (None, {"lr_schedule": "kl_adaptive_epoch"}, {}),
 }
 
