@@ -139,6 +139,9 @@ def _step_alone(name: str, worker: int, seconds: float, started: Any, results: A
     from sample_factory.algo.utils.make_env import make_env_func_batched
     from sample_factory.utils.attr_dict import AttrDict
 
+    from sf_fixpo.running.supervision import set_console_log_level
+
+    set_console_log_level("error")
     suite = SUITES[name]
     cfg = _settings(suite)
     if suite.program == "sf_fixpo.train":
