@@ -1,5 +1,6 @@
 """A sweep with a real training: preempted as on a cluster, run again by itself, with nothing lost and nothing repeated."""
 
+import pytest
 from __future__ import annotations
 
 import os
@@ -11,6 +12,7 @@ from programs import SERIAL, json_lines, rows_of, started, train_command
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 
+@pytest.mark.slow
 def test_a_training_that_is_preempted_goes_on_by_itself(tmp_path):
     folder = tmp_path / "s"
     command = ("python", *train_command(folder, "cartpole", *SERIAL, "--seed=1", "--train_for_env_steps=6400"))

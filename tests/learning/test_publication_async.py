@@ -1,5 +1,6 @@
 """No policy worker ever acts with weights that did not come through the publication gate: asynchronous runs, watched."""
 
+import pytest
 from __future__ import annotations
 
 from collections import Counter
@@ -57,6 +58,7 @@ def test_every_weight_that_a_worker_loads_was_published(tmp_path):
         assert versions == sorted(set(versions)), "versions only grow"
 
 
+@pytest.mark.slow
 def test_a_leak_would_be_seen(tmp_path):
     published, loaded, updates = record(tmp_path, "leak", updates=10)
     vouched_for = {row["digest"] for row in published}

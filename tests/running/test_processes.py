@@ -49,6 +49,7 @@ def test_environment_that_hangs_when_it_is_made_is_given_up(tmp_path):
     assert "did not start within 5 s (--env_start_timeout)" in run.stderr
 
 
+@pytest.mark.slow
 def test_environment_that_cannot_be_made_in_a_worker_ends_the_run(tmp_path):
     status, run = run_faulty(tmp_path, "raises_in_worker", *PARALLEL)
     assert status == 1
@@ -79,6 +80,7 @@ def test_environment_that_ends_its_process_in_a_step_ends_the_run(tmp_path):
     assert len(checkpoints_of(tmp_path / "faulty")) == 1
 
 
+@pytest.mark.slow
 def test_environment_that_hangs_in_a_step_does_not_keep_the_run_from_ending(tmp_path):
     # the other worker goes on to the goal
     status, run = run_faulty(tmp_path, "hangs_in_step", *PARALLEL, "--train_for_env_steps=4000")
@@ -141,6 +143,7 @@ def test_ctrl_c_in_the_instant_that_starts_the_probe_leaves_no_process(monkeypat
     assert multiprocessing.active_children() == [], "the program would wait for it when it ends"
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_processes_start(tmp_path):
     with started(tmp_path / "output", *train_command(tmp_path, "run", *PARALLEL, LONG)) as run:
         run.wait_until(lambda: len(run.processes()) >= 5)  # they import for seconds before they can ask for anything
