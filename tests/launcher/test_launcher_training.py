@@ -1,11 +1,11 @@
 """A sweep with a real training: preempted as on a cluster, run again by itself, with nothing lost and nothing repeated."""
 
-import pytest
 from __future__ import annotations
 
 import os
 import signal
 
+import pytest
 from launching import quick_run, states
 from programs import SERIAL, json_lines, rows_of, started, train_command
 

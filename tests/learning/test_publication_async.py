@@ -1,10 +1,10 @@
 """No policy worker ever acts with weights that did not come through the publication gate: asynchronous runs, watched."""
 
-import pytest
 from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from programs import ENV, json_lines, started
 
 # a learning rate at which every update overshoots: the primary phase leaves weights that must not be seen
