@@ -13,18 +13,21 @@ BY_HAND = (
         "policy = cls(model.requires_grad_(False).eval(), shared=shared)",
         "policy = cls(model.train(), shared=shared)",
     ),
-    ("learning/publication", "with self._lock:\n            self.published", "if True:\n            self.published"),
-    ("learning/publication", "self._settle()\n            self._versions", "self._versions"),
+    ("learning/mailbox", "write(turn % 2)\n        self._settle()", "write(turn % 2)"),
+    ("learning/mailbox", "<= turn + 1", "<= turn + 2"),
     ("learning/improvement", "progress.learning_rate * scale[0]", "progress.learning_rate / progress.valid_fraction * scale[0]"),
-    ("learning/learner", "else published.observe(batch.raw_obs)", "else batch.obs"),
-    ("learning/learner", "previous = batch.parameters(published, obs,", "previous = batch.parameters(self.candidate, batch.obs,"),
+    ("learning/beginning", "else published.observe(batch.raw_obs)", "else batch.obs"),
     (
-        "learning/learner",
-        "self.divergence.per_state(previous, batch.behaviour)",
-        "self.divergence.per_state(batch.behaviour, previous)",
+        "learning/beginning",
+        "batch.parameters(published, obs,",
+        "batch.parameters(learner.candidate, batch.obs,",
+    ),
+    (
+        "learning/beginning",
+        "learner.divergence.per_state(previous, batch.behaviour)",
+        "learner.divergence.per_state(batch.behaviour, previous)",
     ),
     ("learning/learner", "aim = self.fixpo.limit / self.fixpo.c_beta", "aim = self.fixpo.limit"),
-    ("learning/learner", "self.param_server.policy_lock", '__import__("threading").Lock()'),
 )
 
 # (file, line as mutated) -> why no test can notice. Written after looking at each survivor.

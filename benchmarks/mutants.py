@@ -56,6 +56,7 @@ TESTS = {
     "algorithm/flags": [f"{A}config.py"],
     "learning/verification": [f"{L}verification.py", f"{L}any_network.py", f"{L}learner.py"],
     "learning/publication": [f"{L}verification.py", f"{L}learner.py"],
+    "learning/mailbox": [f"{L}mailbox.py"],
     "learning/state": [f"{L}state.py", f"{L}verification.py"],
     "learning/sequences": [f"{L}improvement.py", f"{L}batches.py"],
     "learning/policy": [f"{L}policy.py", f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
@@ -73,10 +74,13 @@ TESTS = {
         *(f"{L}any_network.py::test_{name}" for name in _OF_THE_SELF_TEST),
         f"{L}any_network.py::test_every_version_of_any_network_is_inside_the_bound_and_a_resumed_one_too",
     ],
+    "learning/ranks": [f"{L}ranks.py"],
+    "learning/meeting": [f"{L}meeting.py"],
+    "learning/beginning": [f"{L}learner.py", f"{L}improvement.py", f"{L}guarantee.py"],
     "learning/learner": [f"{L}statistics.py", f"{L}verification.py", f"{L}learner.py", f"{L}improvement.py", f"{L}guarantee.py"],
 }
-# Of this one only the mutants made by hand: its mechanics are those of the parts above.
-BY_HAND_ONLY = ("learning/learner",)
+# Of these only the mutants made by hand: their mechanics are those of the parts above.
+BY_HAND_ONLY = ("learning/learner", "learning/beginning")
 
 # Minutes of updates on old data: what they would notice, others notice sooner.
 _LEFT_OUT = "test_old_data"

@@ -226,7 +226,13 @@ def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInf
 
 
 def make_learner(
-    algo: str, shape: Shape | str, device: str = DEVICE, train_dir: str | Path | None = None, policy_id: int = 0, **flags: Any
+    algo: str,
+    shape: Shape | str,
+    device: str = DEVICE,
+    train_dir: str | Path | None = None,
+    policy_id: int = 0,
+    meeting: Any = None,
+    **flags: Any,
 ) -> Learner:
     """An initialised learner, built as sample-factory's learner worker builds it, in this process.
 
@@ -236,6 +242,7 @@ def make_learner(
         device: `cpu` or `gpu`.
         train_dir: where checkpoints and logs go; a new temporary folder where it is None. A folder with a checkpoint resumes it.
         policy_id: which policy of a population.
+        meeting: where the learner finds the others that train the same policy (`sf_fixpo.learning.meeting`); None for one alone.
         **flags: settings by flag name, over those of the shape.
     """
     shape = SHAPES[shape] if isinstance(shape, str) else shape
@@ -243,20 +250,21 @@ def make_learner(
     cfg.num_policies = max(cfg.num_policies, policy_id + 1)
     set_global_cuda_envvars(cfg)  # as a runner does: sample-factory looks for a policy's GPU there
     versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
-    param_server = ParameterServer(policy_id, versions, cfg.serial_mode)
     env_info = make_env_info(shape.obs_space, shape.action_space)
     if algo == "APPO":
-        learner = Learner(cfg, env_info, versions, policy_id, param_server)
+        learner = Learner(cfg, env_info, versions, policy_id, ParameterServer(policy_id, versions, cfg.serial_mode))
         learner.init()
         return learner
     from sf_fixpo.baselines.registry import LEARNERS
+    from sf_fixpo.learning.mailbox import MailboxServer
     from sf_fixpo.learning.networks import make_actor_critic
 
     factory = global_model_factory()
     before = factory.make_actor_critic_func
     factory.register_actor_critic_factory(make_actor_critic)  # as the runner does
     try:
-        learner = LEARNERS[algo](cfg, env_info, versions, policy_id, param_server)
+        learner = LEARNERS[algo](cfg, env_info, versions, policy_id, MailboxServer(policy_id, versions, cfg))
+        learner.meeting = meeting
         learner.init()
     finally:
         factory.register_actor_critic_factory(before)

@@ -21,6 +21,8 @@ from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.learning.checkpoints import CheckpointError
+from sf_fixpo.learning.meeting import RanksError
+from sf_fixpo.running.joining import this_rank
 from sf_fixpo.running.runner import PREEMPTED, InvalidRunError, run_fixpo
 from sf_fixpo.running.scripts import Registered, only_registers, present_script
 from sf_fixpo.running.settings import BadInputError, add_run_args, parse_sf_args, resumed, run_faults
@@ -46,13 +48,29 @@ def exit_status(program: str, action: Callable[[], int]) -> int:
         for line in str(exc).splitlines():
             print(f"{program}: {line}", file=sys.stderr)
         return BAD_INPUT
-    except EnvironmentStartError as exc:
+    except (EnvironmentStartError, RanksError) as exc:
         print(f"{program}: {exc}", file=sys.stderr)
         return EXIT_STATUS[ExperimentStatus.FAILURE]
     except KeyboardInterrupt:
         return EXIT_STATUS[ExperimentStatus.INTERRUPTED]
     except Preempted:
         return EXIT_STATUS[PREEMPTED]
+
+
+def take_part() -> bool:
+    """As one rank of a run that several programs make together, where the environment says so (`running.joining`).
+
+    Returns:
+        Whether this is the one that speaks for all.
+
+    Raises:
+        BadInputError: the environment says it in part, or there are more ranks than GPUs.
+    """
+    try:
+        rank = this_rank()
+    except ValueError as exc:
+        raise BadInputError(str(exc)) from None
+    return rank is None or rank.number == 0
 
 
 parse_full_cfg = sf_arguments.parse_full_cfg
@@ -96,6 +114,7 @@ def run_rl(cfg: Any) -> int:
         raise Registered
 
     def train() -> int:
+        take_part()
         complete = completed(cfg)
         set_console_log_level(complete.log_level)
         return EXIT_STATUS[run_fixpo(complete, global_env_registry()[complete.env], Console())]

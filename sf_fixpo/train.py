@@ -15,7 +15,7 @@ from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo import cli
-from sf_fixpo.api import EXIT_STATUS, exit_status
+from sf_fixpo.api import EXIT_STATUS, exit_status, take_part
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import ENV_FLAGS
@@ -134,12 +134,13 @@ def main(argv: list[str] | None = None) -> int:
     end_when_preempted()
 
     def train() -> int:
+        speaks = take_part()
         cfg = parse_cfg(argv, script)
         set_console_log_level(cfg.log_level)
-        for line in find_suite(cfg.env).notes(cfg):
+        for line in find_suite(cfg.env).notes(cfg) if speaks else ():
             print(f"fixpo-train: {line}", file=sys.stderr)
         status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
-        return push_finished_run(cfg) if status == 0 and cfg.push_to_hub else status
+        return push_finished_run(cfg) if status == 0 and cfg.push_to_hub and speaks else status
 
     return exit_status("fixpo-train", train)
 

@@ -234,6 +234,7 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
             f"To do without: --env={names.ALL} --dmlab_levels=..."
         )
     workers = getattr(cfg, "num_workers", len(levels))
+    workers *= cfg.get("ranks", 1)
     if cfg.dmlab_one_task_per_worker and workers % len(levels or [0]):
         found.append(
             f"--num_workers={workers}: must be a multiple of the {len(levels)} levels with --dmlab_one_task_per_worker=True"

@@ -6,6 +6,8 @@ that are not finite included, and receive no gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,17 +20,23 @@ def masked_mean(x: Tensor, valids: Tensor) -> Tensor:
     return torch.where(valids, x, x.new_zeros(())).sum() / valids.sum().clamp_min(1)
 
 
-def normalized(x: Tensor, valids: Tensor) -> tuple[Tensor, Tensor]:
+def normalized(x: Tensor, valids: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Advantages with mean 0 and standard deviation 1 over the valid samples, as the authors' code and sample-factory have it.
 
     Args:
         x: [B], no gradient.
         valids: [B] bool, two at least.
+        total: adds up [3] numbers of several learners, over all of whose samples it is then; None for one alone.
 
     Returns:
         ([B], the unbiased standard deviation it had).
     """
     x = torch.where(valids, x, 0.0)
+    if total is not None:
+        exact = x.double()
+        count, first, second = total(torch.stack([valids.sum().double(), exact.sum(), exact.square().sum()]))
+        std = ((second - first * first / count) / (count - 1)).clamp_min(0.0).sqrt().to(x.dtype)
+        return torch.where(valids, x - (first / count).to(x.dtype), 0.0) / std.clamp_min(1e-7), std
     count = valids.sum()
     mean = x.sum() / count
     deviation = torch.where(valids, x - mean, 0.0)

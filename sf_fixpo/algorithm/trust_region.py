@@ -120,14 +120,50 @@ def kl_statistic(
         statistic not a number, and no comparison `statistic <= bound` holds for that.
     """
     kl = kl.detach()
-    members = mask.unsqueeze(0)
-    if task_ids is not None:
-        members = members & (task_ids == torch.arange(num_tasks, device=kl.device).unsqueeze(1))
+    members = _members(mask, task_ids, num_tasks)
     present = members.any(1)
     if stat == "max":
         value = torch.where(members, kl, -math.inf).amax(1)
     else:
         value = torch.where(members, kl, 0.0).sum(1) / members.sum(1)
+    return torch.where(present, value, 0.0), present
+
+
+def _members(mask: Tensor, task_ids: Tensor | None, num_tasks: int) -> Tensor:
+    """[T, B] bool: which states count, by task."""
+    members = mask.unsqueeze(0)
+    if task_ids is None:
+        return members
+    return members & (task_ids == torch.arange(num_tasks, device=mask.device).unsqueeze(1))
+
+
+def kl_parts(kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None, num_tasks: int = 1) -> Tensor:
+    """What several learners have to put together for `kl_statistic` over the states of all.
+
+    Args:
+        kl: [B] divergence per state.
+        mask: [B] bool, the states that the bound speaks of.
+        stat: `max` or `mean`.
+        task_ids: [B] int64; None where there is one task.
+        num_tasks: T.
+
+    Returns:
+        [2, T]: for `max` the largest divergence and whether there is a state, of both of which the largest counts; for `mean` the
+        sum of the divergences and the number of states, which are added.
+    """
+    kl = kl.detach()
+    members = _members(mask, task_ids, num_tasks)
+    if stat == "max":
+        return torch.stack([torch.where(members, kl, -math.inf).amax(1), members.any(1).to(kl.dtype)])
+    return torch.stack([torch.where(members, kl, 0.0).sum(1), members.sum(1).to(kl.dtype)])
+
+
+def from_parts(parts: Tensor, stat: str) -> tuple[Tensor, Tensor]:
+    """What `kl_statistic` gives, of `kl_parts` [..., 2, T] put together: (statistic [..., T], present [..., T])."""
+    value, count = parts.unbind(-2)
+    present = count > 0
+    if stat == "mean":
+        value = value / count
     return torch.where(present, value, 0.0), present
 
 
@@ -140,12 +176,14 @@ class Divergence:
         direction: `pi_ref` or `ref_pi`.
         stat: `max` or `mean` over the states.
         num_tasks: T, multipliers that the statistic is for.
+        together: puts the parts of several learners together, (`kl_parts`, `stat`) -> parts; None for one alone.
     """
 
     spec: ActionSpec
     direction: str
     stat: str
     num_tasks: int = 1
+    together: Callable[[Tensor, str], Tensor] | None = None
 
     def per_state(self, pi: Tensor, ref: Tensor) -> Tensor:
         """[B] divergence of each state, with gradient to both where they ask for it."""
@@ -153,7 +191,16 @@ class Divergence:
 
     def statistic(self, kl: Tensor, mask: Tensor, task_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """`kl_statistic` per multiplier: [T] and which of them have a state."""
-        return kl_statistic(kl, mask, self.stat, task_ids, self.num_tasks)
+        if self.together is None:
+            return kl_statistic(kl, mask, self.stat, task_ids, self.num_tasks)
+        return from_parts(self.together(kl_parts(kl, mask, self.stat, task_ids, self.num_tasks), self.stat), self.stat)
+
+    def largest(self, sets: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+        """Of each set of states (kl, mask, task_ids) the largest statistic of a multiplier, [sets]; of all learners at once."""
+        if self.together is None:
+            return torch.stack([self.statistic(*states)[0].max() for states in sets])
+        parts = torch.stack([kl_parts(kl, mask, self.stat, ids, self.num_tasks) for kl, mask, ids in sets])
+        return from_parts(self.together(parts, self.stat), self.stat)[0].amax(-1)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.utils.utils import ensure_dir_exists
 
 from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.ranks import ALONE, Alone
 
 SETTINGS = "settings"  # key of what a checkpoint was made with; not in those of older versions
 # What a checkpoint's numbers were counted from: where a resumed run asks for something else, they do not apply.
@@ -42,7 +43,13 @@ def read_weights(source: str, policy_id: int) -> dict[str, Any]:
 
 
 class CheckpointingLearner(Learner):
-    """sample-factory's learner with checkpoints that are written whole and never silently ignored; nothing else is changed."""
+    """sample-factory's learner with checkpoints that are written whole and never silently ignored; nothing else is changed.
+
+    Attributes:
+        ranks: the learners that train this policy; the first alone reads and writes files.
+    """
+
+    ranks: Alone = ALONE
 
     def load_from_checkpoint(self, policy_id: int, load_progress: bool = True) -> None:
         """Loads the newest checkpoint of a policy that can be read, where it has any.
@@ -54,11 +61,12 @@ class CheckpointingLearner(Learner):
         folder = Path(self.checkpoint_dir(self.cfg, policy_id))
         # another policy's folder belongs to another learner: there nothing is set aside
         own = policy_id == self.policy_id
-        if (state := checkpoints.load_newest(folder, f"{prefix}_*.pth", self.device, set_aside=own)) is not None:
+        state = self.ranks.from_first(lambda: checkpoints.load_newest(folder, f"{prefix}_*.pth", self.device, set_aside=own))
+        if state is not None:
             self._refuse_misfits(state, folder)
             self._load_state(state, load_progress)
         elif own and (source := self.cfg.get("init_from")):
-            self.actor_critic.load_state_dict(read_weights(source, policy_id)["model"])
+            self.actor_critic.load_state_dict(self.ranks.from_first(lambda: read_weights(source, policy_id))["model"])
 
     def _load_state(self, checkpoint_dict: dict[str, Any], load_progress: bool = True) -> None:
         """As sample-factory's; what this run asks of the optimizer holds, and not what the checkpoint was made with."""
@@ -92,7 +100,7 @@ class CheckpointingLearner(Learner):
         return f"{prefix}_{self.train_step:09d}_{self.env_steps}{suffix}.pth"
 
     def _save_impl(self, name_prefix, name_suffix, keep_checkpoints, verbose=True) -> bool:
-        if not self.is_initialized:
+        if not self.is_initialized or self.ranks.number:
             return False
         folder = Path(self.checkpoint_dir(self.cfg, self.policy_id))
         path = folder / self._checkpoint_name(name_prefix, name_suffix)
@@ -102,5 +110,7 @@ class CheckpointingLearner(Learner):
 
     def save_milestone(self) -> None:
         """Saves a checkpoint that is never removed."""
+        if self.ranks.number:
+            return
         folder = ensure_dir_exists(join(self.checkpoint_dir(self.cfg, self.policy_id), "milestones"))
         checkpoints.save_atomically(self._get_checkpoint_dict(), join(folder, self._checkpoint_name("checkpoint")))

@@ -78,7 +78,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
             folders = [member.filename for member in archive.infolist() if member.external_attr & 0x10]
         if damaged or folders:
             raise UnreadableError(f"{damaged or folders[0]} in it is damaged")
-        state = _unpickle(data, "cpu")
+        state = unpickle(data)
     except (UnreadableError, MemoryError):
         raise
     except Exception as exc:
@@ -86,10 +86,10 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
             raise MemoryError(str(exc)) from exc
         raise UnreadableError(f"{type(exc).__name__}: {exc}") from exc
     # anew, so that a fault of the device is not taken for one of the content
-    return state if torch.device(device).type == "cpu" else _unpickle(data, device)
+    return state if torch.device(device).type == "cpu" else unpickle(data, device)
 
 
-def _unpickle(data: bytes, device: torch.device | str) -> Any:
+def unpickle(data: bytes, device: torch.device | str = "cpu") -> Any:
     """Allows, beside torch's own types, exactly the NumPy scalars that sample-factory saves, and nothing that runs code."""
     number = np.float64(0.0).__reduce__()[0]  # the function that a pickled scalar names, wherever this NumPy keeps it
     scalar_types: list[Any] = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]

@@ -6,6 +6,7 @@ Shapes: B samples of a minibatch, A action parameters, T tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
-from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, kl_statistic
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
+from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
 from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
@@ -60,6 +62,7 @@ class Improvement:
         mean_multiplier: of the mean divergence; 0 in the paper's form.
         divergence: how the distance to the reference is measured.
         policy_parameters: those that L_KL reaches: what the fixup phase moves.
+        ranks: the learners that train this policy.
     """
 
     ADMITS_STATISTICS = True  # the normaliser's statistics move only as far as the trust region allows
@@ -88,6 +91,7 @@ class Improvement:
         self._cfg = cfg
         self._parameters = list(candidate.model.parameters())
         self.policy_parameters: Collection[Tensor] = self._parameters
+        self.ranks: Alone = ALONE
 
     def configure(self, fixpo: FixPOConfig, divergence: Divergence, exploration: Callable[..., Any]) -> None:
         """Takes settings that may have changed since the last update.
@@ -109,8 +113,8 @@ class Improvement:
 
     def finish(self, batch: Batch, progress: Progress, verifier: Verifier) -> None:
         """Called once an update that was not undone, with the state that will be published staged."""
-        moved = kl_statistic(verifier.kl(), batch.valids, "mean", batch.beta_ids, self.mean_multiplier.beta.numel())
-        self.mean_multiplier.step(*moved)
+        mean = replace(self.divergence, stat="mean", num_tasks=self.mean_multiplier.beta.numel())
+        self.mean_multiplier.step(*mean.statistic(verifier.kl(), batch.valids, batch.beta_ids))
 
     def likelihood_ratio(self, distribution: Any, minibatch: AttrDict) -> Tensor:
         """[B] pi / pi_behaviour of the actions taken, clamped as sample-factory clamps it; with gradient to the distribution."""
@@ -123,6 +127,7 @@ class Improvement:
         learning_rate: float | Tensor,
         spared: Collection[Tensor] = (),
         skip: Tensor | None = None,
+        valids: Tensor | None = None,
     ) -> Tensor:
         """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
 
@@ -132,6 +137,7 @@ class Improvement:
             learning_rate: of this step.
             spared: parameters that stay as they are although the loss may reach them.
             skip: bool, whether the step is none, bit for bit; the device knows. None: it is one. Fused Adam alone can do that.
+            valids: [B] bool, of the minibatch, where several learners average their gradients.
 
         Returns:
             The norm of the gradient before clipping.
@@ -141,6 +147,8 @@ class Improvement:
         loss.backward()
         for parameter in spared:
             parameter.grad = None
+        if isinstance(self.ranks, Ranks) and valids is not None:
+            loss = self.ranks.average_gradients(self._parameters, loss, valids.sum())
         if self._cfg.max_grad_norm > 0:
             norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)
         else:
@@ -212,7 +220,7 @@ class Improvement:
         distribution, values = self._distribution(parameters, minibatch), outputs["values"].reshape(-1)
         ratio = self.likelihood_ratio(distribution, minibatch)
         advantages, targets = self._targets(minibatch, ratio, values)
-        advantages, adv_std = normalized(advantages, valids)
+        advantages, adv_std = normalized(advantages, valids, self.ranks.total if self.ranks.count > 1 else None)
         kl = self.divergence.per_state(parameters, minibatch.bound)
         parts: dict[str, Any] = {
             "policy_loss": policy_loss(ratio, advantages, valids),
@@ -231,9 +239,11 @@ class Improvement:
         minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
         loss, parts = self.losses(minibatch, num_invalids)
         learning_rate = progress.learning_rate
-        grad_norm = self._descend(progress, loss, learning_rate)
+        grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids)
         statistic = self._step_beta(parts["kl"], minibatch)
         kl_mean = masked_mean(parts["kl"], minibatch.valids)
+        if isinstance(self.ranks, Ranks) and self._cfg.lr_schedule.startswith("kl_adaptive"):
+            kl_mean = self.ranks.mean(kl_mean, minibatch.valids.sum())
         progress.primary_steps += 1
         progress.kl_max_primary = torch.maximum(progress.kl_max_primary, statistic.max())
         progress.last_losses = {**parts, "grad_norm": grad_norm, "kl_divergence": kl_mean, "actual_lr": learning_rate}
@@ -272,7 +282,7 @@ class Improvement:
             rate = learning_rate * slots.scale
             if rate.device.type != "cpu":  # whose kernels take a rate of their own precision only
                 rate = rate.float()
-        self._descend(progress, loss, rate, skip=skip)
+        self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids)
         progress.note_step("fixup", self._step_beta(kl, minibatch, skip), self.multiplier.beta, skip)
 
     def drop_first_moments(self) -> None:

@@ -11,7 +11,7 @@ from os.path import join
 from typing import Any
 
 import torch
-from sample_factory.algo.learning.learner import KlAdaptiveScheduler, LinearDecayScheduler, model_initialization_data
+from sample_factory.algo.learning.learner import KlAdaptiveScheduler, LinearDecayScheduler
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.attr_dict import AttrDict
@@ -23,19 +23,22 @@ from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
+from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.improvement import Improvement, use_fused_adam
+from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
-from sf_fixpo.learning.networks import TASK_ID, action_spec, channels_last
+from sf_fixpo.learning.meeting import ON, Meeting
+from sf_fixpo.learning.networks import TASK_ID, action_spec
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
-from sf_fixpo.learning.publication import PublicationGate, settle_device
+from sf_fixpo.learning.publication import PublicationGate
+from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
-from sf_fixpo.learning.sequences import Sequences
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 from sf_fixpo.learning.tasks import task_count
-from sf_fixpo.learning.verification import Verified, Verifier
+from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
 from sf_fixpo.records.health import Health
 from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
 
@@ -55,9 +58,17 @@ class FixPOLearner(CheckpointingLearner):
         improvement: gradient steps on the candidate.
         num_tasks: how many tasks the environments tell apart.
         task_returns: recent mean return of each task, for the log; the runner knows it.
+        param_server: by whose mailbox policy workers get the weights.
+        meeting: where this learner finds the others that train the same policy; None for one alone.
+        ranks: these learners.
+        ended: why the ranks have ended the run together; `meeting.ON` until they have.
         health: follows the updates and says what is wrong.
         last_record: of the last update; None where the last batch held nothing to learn from.
     """
+
+    param_server: MailboxServer
+    meeting: Meeting | None = None
+    ended = ON
 
     def init(self):
         """Builds the networks, loads the checkpoint, and shares the published policy with the policy workers.
@@ -65,7 +76,10 @@ class FixPOLearner(CheckpointingLearner):
         Raises:
             ValueError: settings outside their range.
             CheckpointError: there are checkpoints and none can be read, or the newest does not fit.
+            RanksError: the other learners of this policy have not come.
         """
+        if self.meeting is not None:
+            self.ranks = Ranks(self.meeting)
         self.fixpo = self._settings()
         self.num_tasks = task_count(self.env_info.obs_space)
         self.task_returns: list[float | None] = [None] * self.num_tasks
@@ -78,7 +92,7 @@ class FixPOLearner(CheckpointingLearner):
         self.last_record: UpdateRecord | None = None
         self._update: tuple[Batch, Progress] | None = None  # the last one
         self._restored: dict[str, Any] | None = None
-        self._traced = parse_versions(self.fixpo.trace_updates)
+        self.traced = parse_versions(self.fixpo.trace_updates)
         largest = largest_entropy(action_spec(self.env_info.action_space))
         # with a mask the uniform policy's entropy is another one in each state
         self.health = Health(None if has_mask(self.env_info.obs_space) else largest)
@@ -92,20 +106,25 @@ class FixPOLearner(CheckpointingLearner):
         self.multiplier.to(self.device)
         self.mean_multiplier.to(self.device)
         self.candidate = Policy(self.actor_critic)
+        if isinstance(self.ranks, Ranks):
+            self.ranks.use(self.device)
+            self.ranks.copy_from_first(list(self.candidate.state.buffers.values()))
         use_fused_adam(self.optimizer)
         make_network = partial(create_actor_critic, self.cfg, self.env_info.obs_space, self.env_info.action_space)
-        published = Policy.like(self.candidate, make_network, shared=True)
+        published = Policy.like(self.candidate, make_network)
         self.verifier = Verifier(Policy.like(self.candidate, make_network), published)
         self.param_server.init(published.model, self.train_step, self.device)
-        settle = partial(settle_device, self.cfg, self.policy_id)
-        versions, lock = self.policy_versions_tensor, self.param_server.policy_lock
-        self.gate = PublicationGate(published, self.verifier, versions, self.policy_id, lock, settle)
+        count = 0 if self.cfg.serial_mode else 2  # there actors run the published network itself
+        places = [Policy.like(self.candidate, make_network, shared=True) for _ in range(count)]
+        self.gate = PublicationGate(published, self.verifier, self.param_server.mailbox, places)
         self.improvement = self._make_improvement()
+        self.improvement.ranks = self.ranks
         if self._restored is not None:
             self._restore_schedule(self._restored)
         self.folder = experiment_dir(self.cfg)
         drop_torn_line(join(self.folder, UPDATE_LOG))
-        return model_initialization_data(self.cfg, self.policy_id, published.model, self.train_step, self.device)
+        states = [place.model.state_dict() for place in places] or None
+        return self.policy_id, states, self.device, self.train_step
 
     # -- what another algorithm in the same harness brings instead (`baselines`) ------------------------------------------------
 
@@ -120,9 +139,19 @@ class FixPOLearner(CheckpointingLearner):
     # -- from sample-factory's batch to ours ----------------------------------------------------------------------------------
 
     def train(self, batch: TensorDict) -> dict | None:
-        """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner."""
+        """One policy improvement step on a batch of trajectories [E, T, ...]; returns the message to the runner.
+
+        Raises:
+            RanksError: another learner of this policy is gone.
+        """
         self._update = self.last_record = None
-        self._timer = PhaseTimer(self.device)
+        before = time.perf_counter()
+        if self.ended == ON:
+            self.ended = self.ranks.meet()
+        if self.ended != ON:
+            return None
+        self.waited = time.perf_counter() - before
+        self.timer = PhaseTimer(self.device)
         self._recorded_obs = {key: x for key, x in batch["obs"].items() if key != TASK_ID}
         stats = super().train(batch)
         update: tuple[Batch, Progress] | None = self._update
@@ -131,13 +160,22 @@ class FixPOLearner(CheckpointingLearner):
             self.candidate.state.copy_(self.gate.published.state)
             return stats
         self.last_record = record = reporting.make_record(self, *update)
-        append_row(join(self.folder, UPDATE_LOG), record.to_row())
+        if self.ranks.number == 0:
+            append_row(join(self.folder, UPDATE_LOG), record.to_row())
         stats[FIXPO_STATS] = record
         return stats
 
+    def leave(self) -> None:
+        """Comes to one more meeting only to say that this rank ends.
+
+        Raises:
+            RanksError: another rank is gone.
+        """
+        self.ended = self.ranks.meet()
+
     def _prepare_batch(self, batch: TensorDict):
-        """What takes the place of sample-factory's: (samples, their number, how many are not valid)."""
-        with self._timer.phase("prepare"):
+        """What takes the place of sample-factory's: (samples, their number and how many are not valid, of all ranks)."""
+        with self.timer.phase("prepare"):
             limit = self.cfg.max_policy_lag
             opening, valids = open_batch(batch, self.policy_id, self.train_step, self.gate.version, limit)
             size, num_invalids = len(opening.valids), opening.num_invalids
@@ -146,10 +184,10 @@ class FixPOLearner(CheckpointingLearner):
             if num_invalids > size / 2:
                 log.warning("Policy %d: %.0f %% of a batch is not valid", self.policy_id, 100 * num_invalids / size)
             raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
-            self._raw_obs, self._opening = TensorDict(raw), opening
+            self.raw_obs, self.opening = TensorDict(raw), opening
             normalized = self._normalized(batch["obs"], valids)
-            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0)
-            return samples, size, num_invalids
+            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0, self.ranks)
+            return samples, *self.ranks.totals([size, num_invalids])
 
     def _normalized(self, obs: TensorDict, valids: Tensor) -> TensorDict:
         """Counts the observations into the candidate's statistics; [E, T + 1, ...] each, normalised.
@@ -159,10 +197,10 @@ class FixPOLearner(CheckpointingLearner):
         """
         lead = next(iter(obs.values())).shape[:2]
         counted = None
-        if self._opening.num_invalids > 0:
-            counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self._opening.num_observed(lead[1]))
+        if self.opening.num_invalids > 0:
+            counted = chosen(torch.cat([valids, valids[:, -1:]], dim=1).flatten(), self.opening.num_observed(lead[1]))
         flat = TensorDict({key: x.flatten(0, 1) for key, x in obs.items() if key != TASK_ID})
-        normalized = count_and_normalize(self.candidate, flat, counted)
+        normalized = count_and_normalize(self.candidate, flat, counted, self.ranks)
         if self.candidate.model.returns_normalizer is not None:
             self.candidate.model.returns_normalizer.train()
         shaped = TensorDict({key: x.unflatten(0, lead) for key, x in normalized.items()})
@@ -170,73 +208,27 @@ class FixPOLearner(CheckpointingLearner):
             shaped[TASK_ID] = obs[TASK_ID]
         return shaped
 
-    def _begin(self, samples: TensorDict, experience_size: int, num_invalids: int) -> tuple[Batch, Progress]:
-        """Reference, masks, sequences and counters of an update."""
-        opening, obs = self._opening, samples["normalized_obs"]
-        task_ids = obs.pop(TASK_ID).squeeze(1).long() if TASK_ID in obs else None
-        sequences = None
-        if self.cfg.use_rnn:
-            sequences = Sequences(opening.ends, self.cfg.recurrence, self.device)
-        batch = Batch(
-            samples=samples,
-            raw_obs=self._raw_obs,
-            obs=channels_last(obs) if self.candidate.fast_images else obs,
-            valids=samples["valids"],
-            sequences=sequences,
-            behaviour=samples["action_logits"],
-            task_ids=task_ids,
-            beta_ids=task_ids if self.fixpo.beta_scope == "per_task" else None,
-            recurrence=self.cfg.recurrence,
-            lag=opening.lag,
-        )
-        valid_fraction = (experience_size - num_invalids) / experience_size
-        progress = Progress(
-            timer=self._timer,
-            # as sample-factory: a batch of which little is valid gives a noisy gradient
-            learning_rate=self.curr_lr * valid_fraction,
-            valid_fraction=valid_fraction,
-            bad=torch.zeros((), dtype=torch.bool, device=self.device),
-            kl_max_primary=torch.zeros((), device=self.device),
-            beta_zeros=torch.zeros((), device=self.device),
-            trace=[] if self.updates in self._traced else None,
-            host_reads=1,  # the opening
-        )
-        return batch, progress
-
-    def _bind(self, batch: Batch) -> None:
-        """What each state is bound to: the behaviour's parameters, or the previous policy's (algorithm.md, the guarantee)."""
-        if not batch.lagged:
-            return  # the policy that collected the batch is the published one, and its outputs are at hand
-        published = self.gate.published
-        obs = batch.obs if published.constant_observations else published.observe(batch.raw_obs)
-        previous = batch.parameters(published, obs, self.cfg.batch_size)
-        stale = None
-        if self.fixpo.reference == "behaviour":
-            # a number that is none is not within the bound either
-            stale = ~(self.divergence.per_state(previous, batch.behaviour) <= self.fixpo.limit)
-        batch.bind_to_previous(previous, stale)
-
     # -- one update: Algorithm 1 ----------------------------------------------------------------------------------------------
 
     def _train(self, gpu_buffer: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
-        batch, progress = self._begin(gpu_buffer, experience_size, num_invalids)
-        self.divergence = Divergence(
-            action_spec(self.env_info.action_space), self.fixpo.kl_direction, self.fixpo.kl_stat, self.multiplier.beta.numel()
-        )
+        batch, progress = begin(self, gpu_buffer, experience_size, num_invalids)
+        spec, betas = action_spec(self.env_info.action_space), self.multiplier.beta.numel()
+        together = self.ranks.statistic if isinstance(self.ranks, Ranks) else None
+        self.divergence = Divergence(spec, self.fixpo.kl_direction, self.fixpo.kl_stat, betas, together)
         self.improvement.configure(self.fixpo, self.divergence, self.exploration_loss_func)
         self._test_itself(batch)
-        with self._timer.phase("reference"):
-            self._bind(batch)
+        with self.timer.phase("reference"):
+            bind(self, batch)
         self.verifier.begin(batch, progress, self.divergence, self.fixpo.limit, fixup_minibatch(self.cfg))
         if self.candidate.has_statistics and self.improvement.ADMITS_STATISTICS:
-            with self._timer.phase("statistics"):
+            with self.timer.phase("statistics"):
                 aim = self.fixpo.limit / self.fixpo.c_beta
                 admit(self.candidate, self.gate.published, batch, progress, self.divergence, aim)
         self.improvement.begin(batch, progress, num_invalids)
 
         result = FixupResult()
         for progress.epoch in range(self.cfg.num_epochs):
-            with self._timer.phase("primary"):
+            with self.timer.phase("primary"):
                 self._primary_phase(batch, progress, num_invalids)
             if self.fixpo.fixup == "every_epoch" or progress.epoch == self.cfg.num_epochs - 1:
                 result = self.improvement.fixup(progress, batch, self.verifier)
@@ -245,9 +237,11 @@ class FixPOLearner(CheckpointingLearner):
         verified = self._verify(result, progress)
         if not progress.rolled_back:
             self.improvement.finish(batch, progress, self.verifier)
+        if isinstance(self.ranks, Ranks):
+            self._same_everywhere(self.ranks, progress)
         audited = self.fixpo.audit_every and (self.updates + 1) % self.fixpo.audit_every == 0
         before = self.gate.version, self.gate.published.state.clone_tensors() if audited else {}
-        with self._timer.phase("publish"):
+        with self.timer.phase("publish"):
             # every update gets a version of its own, also one that found no minibatch to step on
             self.train_step += progress.primary_steps == 0
             self.gate.publish(verified, self.train_step)
@@ -258,6 +252,16 @@ class FixPOLearner(CheckpointingLearner):
             reporting.write_audit(self, batch, self._recorded_obs, *before)
         return self._train_stats(batch, progress)
 
+    def _same_everywhere(self, ranks: Ranks, progress: Progress) -> None:
+        """Before anything is published.
+
+        Raises:
+            GuaranteeError: the ranks' states have come apart, so that no check speaks of all of them.
+        """
+        digests = progress.read(ranks.table(self.verifier.staged.state.digest()))
+        if (digests != digests[0]).any():
+            raise GuaranteeError(f"the policies of the {ranks.count} ranks are no longer the same; update {self.updates}")
+
     def _test_itself(self, batch: Batch) -> None:
         """At the first update after a start or a resume (`self_test`).
 
@@ -266,7 +270,7 @@ class FixPOLearner(CheckpointingLearner):
         """
         if self._agreed:
             return
-        with self._timer.phase("self_test"):
+        with self.timer.phase("self_test"):
             self._agreed = actors_agree(self.gate.published, batch, self.gate.version, self.cfg.batch_size)
             training_is_the_same_function(self.candidate, batch)
             reached = parameters_of_the_policy(self.candidate, batch)
@@ -281,8 +285,8 @@ class FixPOLearner(CheckpointingLearner):
         parts = batch.parts(self.cfg.batch_size, self.cfg.shuffle_minibatches)
         if num_invalids > 0:
             # the spread of the advantages, by which they are normalised, takes two samples
-            valids = self._opening.valids.reshape(-1, batch.recurrence)
-            counts = [valids[batch.trajectories(part)].sum() for part in parts]
+            valids = self.opening.valids.reshape(-1, batch.recurrence)
+            counts = self.ranks.totals([int(valids[batch.trajectories(part)].sum()) for part in parts])
             progress.skipped_minibatches += sum(int(count < 2) for count in counts)
             parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
         kls = []
@@ -313,7 +317,7 @@ class FixPOLearner(CheckpointingLearner):
             return self._roll_back(progress)
         verified = self.verifier.without_bound() if self.fixpo.fixup == "off" else self.verifier.verify()
         if verified is None:
-            with self._timer.phase("back"):
+            with self.timer.phase("back"):
                 verified = self.verifier.go_back(self.candidate, self._critics)
                 if verified is None:
                     return self._roll_back(progress)

@@ -16,6 +16,8 @@ from sample_factory.model.actor_critic import ActorCritic
 from torch import Tensor
 
 from sf_fixpo.learning.host import read
+from sf_fixpo.learning.ranks import ALONE, Alone
+from sf_fixpo.learning.statistics import count_together
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def chosen(mask: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def prepare(
-    batch: TensorDict, normalized_obs: TensorDict, valids: Tensor, model: ActorCritic, cfg: Any, complete: bool
+    batch: TensorDict,
+    normalized_obs: TensorDict,
+    valids: Tensor,
+    model: ActorCritic,
+    cfg: Any,
+    complete: bool,
+    ranks: Alone = ALONE,
 ) -> TensorDict:
     """The samples [N, ...] of a batch, with advantages and returns: sample-factory's `_prepare_batch`, without its reads.
 
@@ -101,6 +109,7 @@ def prepare(
         model: the critic in the mode in which it is asked for the last value; its normaliser of returns counts.
         cfg: sample-factory's settings.
         complete: whether all samples are valid.
+        ranks: whose returns are counted.
     """
     samples = TensorDict({key: x for key, x in batch.items() if key != "obs"})
     states = samples["rnn_states"]
@@ -121,6 +130,10 @@ def prepare(
     samples["normalized_obs"] = TensorDict({key: x[:, :-1] for key, x in normalized_obs.items()})
     samples = _flattened(samples)
     if cfg.normalize_returns:
+        if ranks.count > 1:
+            own = samples["returns"].clone()
+            count_together([model.returns_normalizer], lambda: model.returns_normalizer(own), ranks)
+            model.returns_normalizer.eval()
         model.returns_normalizer(samples["returns"])  # in place
     if not complete:
         # the likelihood of an action that is none may be none

@@ -1,95 +1,44 @@
 """The gate between the learner and the actors: what was verified goes out, and nothing else.
 
 sample-factory shares the learner's own parameters with the policy workers, so that an actor may load weights from the middle of
-an update. Here the learner trains a private policy; the shared one changes only through `PublicationGate.publish`, which takes
+an update. Here the learner trains a private policy; what they see changes only through `PublicationGate.publish`, which takes
 the verifier's word for the state that it publishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from sample_factory.algo.utils.shared_buffers import policy_device
-from torch import Tensor
-
+from sf_fixpo.learning.mailbox import Mailbox
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.verification import GuaranteeError, Verified, Verifier
 
 
-def settle_device(cfg: Any, policy_id: int) -> None:
-    """Waits until this process's copies on the policy's accelerator have ended; on a CPU they have when the call returns."""
-    if cfg.device == "gpu":
-        torch.cuda.current_stream(policy_device(cfg, policy_id)).synchronize()
-
-
-class SettledLock:
-    """A lock whose holder's copies on the device have ended before the next one gets it.
-
-    A policy worker holds the lock only while it *asks* for its copies of the shared weights; on an accelerator they run later,
-    and would read what the learner's next update is writing. Releasing waits for them: one wait for every weight update.
-    """
-
-    def __init__(self, lock: AbstractContextManager[Any], settle: Callable[[], None]):
-        """Wraps a lock; both arguments must be picklable for processes to share it."""
-        self._lock = lock
-        self._settle = settle
-
-    def __enter__(self) -> SettledLock:
-        """Waits for the lock."""
-        self._lock.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Waits for the device, then gives the lock back."""
-        try:
-            self._settle()
-        finally:
-            self._lock.__exit__(*error)
-
-
 class PublicationGate:
-    """The only writer of the shared policy and of its version.
+    """The only writer of the published policy, of what other processes see of it, and of its version.
 
     Attributes:
-        published: policy in shared memory whose state the policy workers load.
+        published: the policy; in serial mode the actors' own.
         version: of `published`.
     """
 
-    def __init__(
-        self,
-        published: Policy,
-        verifier: Verifier,
-        versions: Tensor,
-        policy_id: int,
-        lock: AbstractContextManager[Any],
-        settle: Callable[[], None] = lambda: None,
-    ):
-        """Takes over the shared policy.
+    def __init__(self, published: Policy, verifier: Verifier, mailbox: Mailbox, places: Sequence[Policy] = ()):
+        """Takes over the published policy.
 
         Args:
-            published: a policy whose state is shared.
+            published: of this process.
             verifier: whose word is taken.
-            versions: [policies] int tensor in shared memory that the policy workers watch.
-            policy_id: the entry of `versions` that is ours.
-            lock: held by a policy worker while it loads.
-            settle: waits until the device has finished this process's writes.
+            mailbox: by which other processes learn of new weights.
+            places: two policies with the same state whose memory is shared; none where no other process acts.
         """
         self.published = published
-        self.version = int(versions[policy_id])
+        self.version = mailbox.version
         self._verifier = verifier
-        self._versions = versions
-        self._policy_id = policy_id
-        self._lock = lock
-        self._settle = settle
+        self._mailbox = mailbox
+        self._places = places
 
     def publish(self, verified: Verified, version: int) -> None:
-        """Copies the verified state to the shared policy and raises its version, both under the policy lock.
-
-        The version follows the weights: a worker that reads the old version in between only labels newer weights as older, and
-        no worker ever sees a new version on old weights.
+        """Copies the verified state to the published policy and to where other processes read it, then raises its version.
 
         Raises:
             TypeError: not the verifier's word.
@@ -99,8 +48,12 @@ class PublicationGate:
             raise TypeError(f"only what was verified can be published, not a {type(verified).__name__}")
         if verified.verifier is not self._verifier or verified.generation != self._verifier.generation:
             raise GuaranteeError("the state to publish is not the one that was verified")
-        with self._lock:
-            self.published.state.copy_(self._verifier.staged.state)
-            self._settle()
-            self._versions[self._policy_id] = version
+        staged = self._verifier.staged.state
+        self.published.state.copy_(staged)
+
+        def write(place: int) -> None:
+            if self._places:
+                self._places[place].state.copy_(staged)
+
+        self._mailbox.put(write, version)
         self.version = version

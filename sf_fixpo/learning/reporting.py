@@ -20,6 +20,8 @@ from sf_fixpo.algorithm.losses import explained_variance, masked_mean
 from sf_fixpo.algorithm.trust_region import action_entropy
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.batch import Batch, Progress
+from sf_fixpo.learning.rank_figures import Together, merged, own_row, put_together
+from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.tasks import task_figures, task_rows
 from sf_fixpo.records.audit_files import FORMAT, file_name
 from sf_fixpo.records.update_log import NEAR_BOUND, TRACE_LOG, UpdateRecord, append_row
@@ -50,9 +52,17 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
     shown = valids & kl.isfinite() if progress.rolled_back else valids
     figures = _figures(learner, batch, progress, kl, shown)
     numbers = [torch.stack(list(figures.values())), learner.multiplier.beta, learner.mean_multiplier.beta]
+    num_tasks = 0
     if batch.task_ids is not None and learner.num_tasks > 1:
-        numbers.append(task_figures(kl, shown, valids, batch.task_ids, learner.num_tasks).flatten())
-    read = iter(progress.read(torch.cat(numbers)).tolist())
+        num_tasks = learner.num_tasks
+        numbers.append(task_figures(kl, shown, valids, batch.task_ids, num_tasks).flatten())
+    together = Together([], batch.lag[0], learner.task_returns, [])
+    if isinstance(learner.ranks, Ranks):
+        table = own_row(torch.cat(numbers), shown, valids, batch, learner.waited, learner.task_returns)
+        together = put_together(progress.read(learner.ranks.table(table)), list(figures), num_tasks)
+        read = iter(together.numbers)
+    else:
+        read = iter(progress.read(torch.cat(numbers)).tolist())
     known: dict[str, Any] = dict(zip(figures, read, strict=False))
     betas, mean_betas = ([next(read) for _ in learner.multiplier.beta] for _ in range(2))
     tasks = list(read)
@@ -76,11 +86,12 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
         lr_halvings=progress.lr_halvings,
         valid_fraction=progress.valid_fraction,
         skipped_minibatches=progress.skipped_minibatches,
-        lag_mean=batch.lag[0],
+        lag_mean=together.lag_mean,
         host_reads=progress.host_reads,
         seconds={phase: round(seconds, 6) for phase, seconds in progress.timer.seconds().items()},
         method=dict(progress.method),
-        tasks=task_rows(task_names(learner.cfg), tasks, betas, learner.task_returns) if tasks else {},
+        tasks=task_rows(task_names(learner.cfg), tasks, betas, together.returns) if tasks else {},
+        ranks=together.ranks,
         **known,
     )
     names, advice = learner.health.update(record)
@@ -119,7 +130,7 @@ def _figures(learner: FixPOLearner, batch: Batch, progress: Progress, kl: Tensor
 
 def write_trace(learner: FixPOLearner, progress: Progress, version_before: int) -> None:
     """Every gradient step of an update that is traced, one row each, under the version that the update started from."""
-    if not progress.trace:
+    if not progress.trace or learner.ranks.number:
         return
     numbers = progress.read(torch.stack([torch.stack([statistic, beta]) for _, _, statistic, beta in progress.trace])).tolist()
     for (epoch, phase, _, _), (statistic, beta) in zip(progress.trace, numbers, strict=True):
@@ -155,6 +166,11 @@ def write_audit(
         action_spec=[list(part) for part in learner.divergence.spec],
         **{key: getattr(learner.fixpo, key) for key in ("eps_kl", "kl_direction", "kl_stat", "reference", "fixup")},
     )
+    if isinstance(learner.ranks, Ranks):
+        dumps = learner.ranks.at_first(dump)
+        if dumps is None:
+            return
+        dump = merged(dumps)
     folder = Path(learner.folder) / "audit"
     folder.mkdir(exist_ok=True)
     checkpoints.save_atomically(dump, folder / file_name(learner.policy_id, learner.gate.version, learner.cfg.num_policies))

@@ -130,6 +130,10 @@ class FlatState:
         """Copies of all tensors on the host, by name, in plain layout: what files hold."""
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self._tensors.items()}
 
+    def digest(self) -> Tensor:
+        """[buffers] int64 on the device: sums of all bits, which two states that differ anywhere hardly have in common."""
+        return torch.stack([buffer.view(torch.int32).sum(dtype=torch.int64) for buffer in self.buffers.values()])
+
     def equals(self, other: FlatState) -> bool:
         """Whether every number is the same, bit for bit but for the sign of zero; the host waits for the answer."""
         self._check_layout(other)

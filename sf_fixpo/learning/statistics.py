@@ -5,6 +5,9 @@ Shapes: E trajectories of T steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
@@ -14,21 +17,69 @@ from torch import Tensor
 from sf_fixpo.algorithm.trust_region import Divergence, backtrack
 from sf_fixpo.learning.batch import Batch, Progress
 from sf_fixpo.learning.policy import Policy
+from sf_fixpo.learning.ranks import ALONE, Alone
 from sf_fixpo.learning.state import state_tensors
 
 # Every how many trajectories of a batch are looked at to see whether new statistics move the policy.
 _PROBE = 8
 
 
-def count_and_normalize(policy: Policy, obs: TensorDict, counted: Tensor | None) -> TensorDict:
+@torch.no_grad()
+def count_together(normalizers: Sequence[Any], count_own: Callable[[], object], ranks: Alone) -> None:
+    """Moves statistics by the samples of all ranks, as one learner that had them all would.
+
+    Args:
+        normalizers: sample-factory's `RunningMeanStdInPlace`, with the same statistics on all ranks.
+        count_own: has each of them count this rank's samples, which may be none.
+        ranks: whose samples count.
+    """
+    before = [[x.clone() for x in (n.running_mean, n.running_var, n.count)] for n in normalizers]
+    for normalizer in normalizers:
+        # one that has counted nothing holds, after a batch, the moments of that batch
+        normalizer.running_mean.zero_()
+        normalizer.running_var.zero_()
+        normalizer.count.zero_()
+    count_own()
+    sums = []
+    for n in normalizers:
+        mean, count = n.running_mean.double(), n.count.double()
+        square = n.running_var.double() * (count - 1).clamp_min(0) + count * mean * mean
+        sums += [count.reshape(-1), (count * mean).reshape(-1), square.reshape(-1)]
+    pieces = iter(ranks.total(torch.cat(sums)).split([len(piece) for piece in sums]))
+    for normalizer, (mean, variance, count) in zip(normalizers, before, strict=True):
+        number, first, second = (next(pieces).view_as(x) for x in (count, mean, variance))
+        there = number.clamp_min(1)
+        batch_mean = first / there
+        batch_variance = ((second - first * batch_mean) / (there - 1).clamp_min(1)).clamp_min(0)
+        total, delta = count + number, batch_mean - mean
+        square = variance * count + batch_variance * number + delta * delta * count * number / total
+        normalizer.running_mean.copy_(mean + delta * number / total)
+        normalizer.running_var.copy_(square / total)
+        normalizer.count.copy_(total)
+
+
+def count_and_normalize(policy: Policy, obs: TensorDict, counted: Tensor | None, ranks: Alone = ALONE) -> TensorDict:
     """Takes a batch into the statistics, then normalises it with them.
 
     Args:
         policy: whose statistics move; its network is in eval mode afterwards.
         obs: raw, [n, ...] each.
         counted: [C] int64, the samples that are taken in; None for all.
+        ranks: whose samples are taken in.
     """
     model = policy.model
+    if ranks.count > 1:
+        if policy.has_statistics:
+            own = obs if counted is None else TensorDict({key: x[counted] for key, x in obs.items()})
+
+            def count_own() -> None:
+                model.train()
+                if counted is None or len(counted) > 1:
+                    prepare_and_normalize_obs(model, own)
+
+            count_together(list(model.obs_normalizer.running_mean_std.running_mean_std.values()), count_own, ranks)
+        model.eval()
+        return policy.observe(obs)
     if counted is not None:
         if policy.has_statistics and len(counted) > 1:
             model.train()

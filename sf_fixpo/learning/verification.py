@@ -135,17 +135,14 @@ class Verifier:
             starts, sizes = [p.start for p in run], [p.stop - p.start for p in run]
             self.kl_of.update(zip(starts, kl.split(sizes), strict=True))
             self.pi_of.update(zip(starts, pi.split(sizes), strict=True))
-        statistics = torch.stack([self._statistic(part) for part in slices])
-        return torch.where(self._progress.bad, torch.nan, statistics)
+        ids = batch.beta_ids
+        sets = [(self.kl_of[p.start], batch.valids[p], None if ids is None else ids[p]) for p in slices]
+        return torch.where(self._progress.bad, torch.nan, self._divergence.largest(sets))
 
     def note(self, slices: Sequence[slice], values: Sequence[float]) -> None:
         """Takes what was read of `evaluate` at the present staged state; on this alone `verify` rests."""
         self._progress.check_passes += 1
         self._values.update(zip((part.start for part in slices), values, strict=True))
-
-    def _statistic(self, part: slice) -> Tensor:
-        ids = None if self._batch.beta_ids is None else self._batch.beta_ids[part]
-        return self._divergence.statistic(self.kl_of[part.start], self._batch.valids[part], ids)[0].max()
 
     def _inside(self) -> bool:
         """Whether every slice has been evaluated at the staged state and found inside; not a number is not inside."""

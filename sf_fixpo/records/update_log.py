@@ -62,6 +62,8 @@ class UpdateRecord:
             `policy` (TRPO), `primary`, `check`, `fixup`, `back`, `publish`.
         tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
             `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
+        ranks: in runs of several learners, one for each: `valid_fraction`, `lag_mean`, `stale_fraction`, `kl_max`, `kl_mean`, and
+            `waited`, the seconds it waited for the others to come to the update. All other figures are of the samples of all.
         method: what an algorithm other than FixPO says of its update, numbers by name (`baselines`); such a run may pass eps_kl.
     """
 
@@ -96,6 +98,7 @@ class UpdateRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float | None]] = field(default_factory=dict)
     method: dict[str, float] = field(default_factory=dict)
+    ranks: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def kl_max_rel(self) -> float:
@@ -103,9 +106,9 @@ class UpdateRecord:
         return max(self.kl_max, self.kl_max_stale or 0.0) / self.eps_kl
 
     def to_row(self) -> dict:
-        """The row of the update log; `tasks` is there in runs on several only, `method` where an algorithm says something."""
+        """The row of the update log; `tasks`, `ranks` and `method` are there only where a run has any."""
         row = asdict(self)
-        for key in ("tasks", "method"):
+        for key in ("tasks", "method", "ranks"):
             if not row[key]:
                 del row[key]
         return row
@@ -117,13 +120,15 @@ class UpdateRecord:
             del row[key]
         seconds = row.pop("seconds")
         betas = {key: row.pop(key) for key in ("beta", "beta_of_mean")}
-        tasks, method = row.pop("tasks", {}), row.pop("method", {})
+        tasks, method, ranks = row.pop("tasks", {}), row.pop("method", {}), row.pop("ranks", [])
         scalars = {key: float(value) for key, value in row.items() if value is not None}
         scalars["kl_max_rel"] = self.kl_max_rel
         scalars.update({f"method/{key}": value for key, value in method.items()})
         scalars.update({key: beta for key, beta in betas.items() if not isinstance(beta, list)})
         for number, (name, figures) in enumerate(tasks.items()):
             scalars.update({f"{number:02d}_{name}/{key}": value for key, value in figures.items() if value is not None})
+        for number, figures in enumerate(ranks):
+            scalars.update({f"rank_{number:02d}/{key}": value for key, value in figures.items()})
         scalars.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         return scalars
 

@@ -48,7 +48,7 @@ class Pacer:
         self.slack = slack
         self.num_tasks = num_tasks
         self._counts = torch.zeros(num_envs, dtype=torch.int64).share_memory_()
-        self._tasks = torch.zeros(num_envs, dtype=torch.int64).share_memory_()
+        self._tasks = torch.full((num_envs,), -1, dtype=torch.int64).share_memory_()  # -1: not there yet
 
     def register(self, env_id: int, task: int) -> None:
         """Says which task an environment plays."""
@@ -60,12 +60,17 @@ class Pacer:
 
     def steps(self) -> np.ndarray:
         """[T] steps of each task so far."""
-        return np.bincount(self._tasks.numpy(), self._counts.numpy(), self.num_tasks)
+        there = self._tasks.numpy() >= 0
+        return np.bincount(self._tasks.numpy()[there], self._counts.numpy()[there], self.num_tasks)
 
     def ahead(self, envs: slice) -> float:
-        """Steps by which the last of some environments' tasks is ahead of the last of all."""
-        steps = self.steps()
-        return float(steps[self._tasks.numpy()[envs]].min() - steps.min())
+        """Steps by which the last of some environments' tasks is ahead of the last of all that this run plays.
+
+        One rank of several need not play all tasks. Before all environments are there, the last has made no step.
+        """
+        steps, tasks = self.steps(), self._tasks.numpy()
+        slowest = 0.0 if (tasks < 0).any() else steps[tasks].min()
+        return float(steps[tasks[envs]].min() - slowest)
 
     def wait(self, envs: slice, longest: float = _LONGEST_WAIT_SECONDS) -> None:
         """Waits while all tasks of a worker's environments are too far ahead, but not for ever."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from copy import copy
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
@@ -20,30 +18,26 @@ from sample_factory.algo.utils.context import set_global_context, sf_global_cont
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import preprocess_cfg
-from sample_factory.envs.env_utils import register_env
-from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 from signal_slot.signal_slot import EventLoopProcess, Timer
 
-from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.baselines.registry import LEARNERS
-from sf_fixpo.baselines.settings import space_faults
-from sf_fixpo.envs.action_mask import guarded, mask_fault
-from sf_fixpo.envs.seeding import env_seeds
-from sf_fixpo.learning import checkpoints
-from sf_fixpo.learning.checkpointing import read_weights
-from sf_fixpo.learning.networks import action_spec, make_actor_critic
+from sf_fixpo.learning.learner import FixPOLearner
+from sf_fixpo.learning.mailbox import MailboxClient
+from sf_fixpo.learning.meeting import DONE, INTERRUPTED, Meeting, RanksError
+from sf_fixpo.learning.meeting import PREEMPTED as TAKEN_AWAY
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
 from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
-from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
+from sf_fixpo.running.joining import DifferentRanksError, is_done, joined, start_together
+from sf_fixpo.running.pacing import recent_returns
+from sf_fixpo.running.preparing import checkpoint_faults, env_faults, registered_context
 from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
-    ErrorsInWords,
     ProcessWatch,
     RunContext,
     asked_to_stop,
@@ -57,7 +51,8 @@ PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
 _INTERRUPT_POLL_SECONDS = 0.2
 _RETURNS_SECONDS = 5.0
-_ACTION_SALT = 1 << 20  # apart from the salts of the environments' own seeds
+_RANKS_POLL_SECONDS = 1.0
+_LOST_STOP_SECONDS = 8.0  # for a run to save what it has when another rank is gone; its learner may wait for that one
 
 
 class InvalidRunError(ValueError):
@@ -78,9 +73,10 @@ def _replaced(name: str, function: Callable) -> Iterator[None]:
 class _FixPORunner(Runner):
     """What the serial and the parallel runner have in common."""
 
-    def __init__(self, cfg: Config, env_info: EnvInfo):
-        """Takes the environment's spaces, which have been asked for already."""
+    def __init__(self, cfg: Config, env_info: EnvInfo, meeting: Meeting | None = None):
+        """Takes the environment's spaces, which have been asked for already, and where it meets other ranks."""
         self._known_env_info = env_info
+        self._meeting = meeting
         with _replaced("init_wandb", start_wandb):
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
@@ -98,17 +94,27 @@ class _FixPORunner(Runner):
             returns_timer = Timer(self.event_loop, _RETURNS_SECONDS)
             returns_timer.timeout.connect(self._send_task_returns)
             self.timers.append(returns_timer)
+        if meeting is not None:
+            ranks_timer = Timer(self.event_loop, _RANKS_POLL_SECONDS)
+            ranks_timer.timeout.connect(self._look_at_ranks)
+            self.timers.append(ranks_timer)
 
     def init(self) -> int:
-        """As sample-factory's, but the environment is not probed a second time."""
+        """As sample-factory's, but the environment is not probed a second time, and weights come by our learner's mailbox."""
         with _replaced("obtain_env_info_in_a_separate_process", lambda cfg: self._known_env_info):
-            return super().init()
+            status = super().init()
+        if status == ExperimentStatus.SUCCESS and not self.cfg.serial_mode and issubclass(LEARNERS[self.cfg.algo], FixPOLearner):
+            for worker in chain.from_iterable(self.sampler.inference_workers.values()):
+                server = self.learners[worker.policy_id].param_server
+                worker.param_client = MailboxClient(server, self.cfg, self.env_info, worker.timing)
+        return status
 
     def connect_components(self) -> None:
         """As sample-factory's; the learners also hear how well each task goes, for the update log."""
         super().connect_components()
         for learner in self.learners.values():
             self.connect("task_returns", learner.on_task_returns)
+            learner.ranks_ended.connect(self._on_ranks_ended)
 
     def _send_task_returns(self) -> None:
         returns = {i: recent_returns(self.policy_avg_stats, i, self._num_tasks) for i in range(self.cfg.num_policies)}
@@ -116,7 +122,7 @@ class _FixPORunner(Runner):
 
     def _make_learner(self, event_loop, policy_id, batcher) -> FixPOLearnerWorker:
         algo = LEARNERS[self.cfg.algo]
-        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id, algo)
+        return FixPOLearnerWorker(event_loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id, algo, self._meeting)
 
     def child_processes(self) -> list[EventLoopProcess]:
         """Every process of the run, started or not."""
@@ -127,6 +133,8 @@ class _FixPORunner(Runner):
             self._stop_if_interrupted()
             return
         self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
+        if self._meeting is not None:
+            self._meeting.fail(f"process {name} died (exit code {exit_code})")
         log.error("%s; stopping the run", self.failure)
         learners = {p.name for p in getattr(self, "processes", ())}
         if name in learners or not self.env_steps:
@@ -140,6 +148,31 @@ class _FixPORunner(Runner):
             kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
         else:
             self._stop_training(failed=True)
+
+    def _look_at_ranks(self) -> None:
+        """Ends the run where another rank has failed: its learner may be waiting for one that is gone."""
+        if self._meeting is None or self.stopped or self._interrupted:
+            return
+        try:
+            cause = self._meeting.failure()
+        except RanksError as exc:
+            cause = str(exc)
+        if cause:
+            self.failure = cause
+            log.error("%s; stopping the run", cause)
+            if self._watch is not None:
+                self._watch.expect_end(within=_LOST_STOP_SECONDS)
+            self._stop_training(failed=True)
+
+    def _on_ranks_ended(self, reason: int) -> None:
+        """The learners of all ranks make no further update, because one of the ranks is done or was asked to stop."""
+        if self.stopped:
+            return
+        if reason == DONE:
+            self._stop_training()
+        else:
+            self._interrupted, self.preempted = True, reason == TAKEN_AWAY
+            self._stop_if_interrupted()
 
     def _on_overdue(self) -> None:
         """A process ended without saying so, and nobody will: the run must not wait for it."""
@@ -166,6 +199,8 @@ class _FixPORunner(Runner):
         return super()._should_end_training()
 
     def _stop_training(self, failed: bool = False) -> None:
+        if self._meeting is not None:
+            self._meeting.wish((TAKEN_AWAY if self.preempted else INTERRUPTED) if self._interrupted else DONE)
         if self._watch is not None:
             self._watch.expect_end(self.preempted)
         super()._stop_training(failed)
@@ -207,112 +242,7 @@ class FixPOParallelRunner(_FixPORunner, ParallelRunner):
             super()._on_start()
 
 
-@dataclass(frozen=True)
-class SeededFactory:
-    """An environment factory whose environments also draw the same random actions in every run of a seed.
-
-    Before the first rollout sample-factory takes random steps, so that a worker's environments are not in step with each other;
-    it draws them from the action space, whose generator nobody else seeds. In a run on several tasks `pacer` counts their steps.
-    """
-
-    make_env: Callable
-    pacer: Pacer | None = None
-
-    def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
-        """As the factory itself."""
-        env = self.make_env(full_env_name, cfg, env_config, render_mode)
-        if not mask_fault(env.observation_space, env.action_space):  # else `env_faults` refuses it
-            env = guarded(env, full_env_name)
-        env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
-        env = ErrorsInWords(env)
-        if self.pacer is not None and env_config is not None:
-            env = PacedEnv(env, self.pacer, env_config.env_id, cfg.num_envs_per_worker)
-        return env
-
-
-def registered_context(cfg: Config, make_env: Callable) -> RunContext:
-    """The registry with this run's environment and our actor-critic; it becomes the global one.
-
-    What a user has registered before stays, an actor-critic of the user's own too.
-    """
-    before, context = sf_global_context(), RunContext()
-    context.env_registry = {name: factory for name, factory in before.env_registry.items() if name != cfg.env}
-    context.model_factory = copy(before.model_factory)
-    set_global_context(context)
-    register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
-    if context.model_factory.make_actor_critic_func is default_make_actor_critic_func:
-        context.model_factory.register_actor_critic_factory(make_actor_critic)
-    return context
-
-
-def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
-    """Faults that show only once the environment's spaces and number of agents are known."""
-    found = []
-    try:
-        found += space_faults(cfg, action_spec(env_info.action_space))
-    except ValueError as exc:
-        found.append(f"--env={cfg.env}: {exc}")
-    if fault := mask_fault(env_info.obs_space, env_info.action_space):
-        found.append(f"--env={cfg.env}: {fault}")
-    agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
-    per_rollout = agents * cfg.rollout // cfg.num_policies
-    per_update = cfg.batch_size * cfg.num_batches_per_epoch
-    if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
-        found.append(
-            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must "
-            f"be a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
-            f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
-            "or use --async_rl=True"
-        )
-    per_worker = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
-    trajectories = per_update // cfg.rollout
-    if cfg.batched_sampling and math.gcd(trajectories, per_worker) != min(trajectories, per_worker):
-        found.append(
-            f"--batched_sampling=True: {per_worker} trajectories of a worker must divide the {trajectories} of a batch, "
-            "or the other way round"
-        )
-    return found
-
-
-def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any] | None]) -> list[str]:
-    """Whether the checkpoints of this experiment, where there are any, fit this run's network.
-
-    Args:
-        cfg: of the run.
-        env_info: of its environment.
-        states: `saved_states` of the run.
-    """
-    found = []
-    network = None
-    fixpo = cfg.algo == "FIXPO"
-    betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
-    if cfg.get("init_from"):
-        network = create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
-        for policy_id in (i for i, state in enumerate(states) if state is None):
-            weights = read_weights(cfg.init_from, policy_id)["model"]
-            if differences := checkpoints.state_faults(network.state_dict(), weights, "model"):
-                return [f"--init_from={cfg.init_from}: of another architecture ({'; '.join(differences[:3])})"]
-    for state in filter(None, states):
-        network = network or create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
-        saved = checkpoints.saved_betas(state)
-        if fixpo and saved not in (None, betas):
-            found.append(
-                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {saved} beta(s), this run "
-                f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
-            )
-        elif differences := checkpoints.state_faults(network.state_dict(), state["model"], "model"):
-            found.append(
-                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
-                "the network flags it was made with, another --experiment, or --restart_behavior=restart"
-            )
-        else:
-            parameters = list(network.parameters())
-            faults = checkpoints.checkpoint_faults(state, network.state_dict(), parameters, betas if fixpo else None)
-            found += [f"--experiment={cfg.experiment}: its checkpoint is damaged: {fault}" for fault in faults]
-    return found
-
-
-def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
+def make_runner(cfg: Config, env_info: EnvInfo, meeting: Meeting | None = None) -> Runner:
     """The runner for `--serial_mode`, with the live display and, where asked for, PBT.
 
     Raises:
@@ -321,7 +251,7 @@ def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
     if not preprocess_cfg(cfg, env_info):
         raise InvalidRunError("the configuration is refused by sample-factory; see above")
     runner_class = FixPOSerialRunner if cfg.serial_mode else FixPOParallelRunner
-    runner = runner_class(cfg, env_info)
+    runner = runner_class(cfg, env_info, meeting)
     if cfg.with_pbt:
         if cfg.algo == "FIXPO":
             pbt.HYPERPARAMS_TO_TUNE.update(PBT_HYPERPARAMS)
@@ -330,10 +260,10 @@ def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
 
 
 @contextmanager
-def _global_context(cfg: Config, make_env: Callable) -> Iterator[RunContext]:
+def _global_context(cfg: Config, make_env: Callable, rank: int) -> Iterator[RunContext]:
     before = sf_global_context()
     try:
-        yield registered_context(cfg, make_env)
+        yield registered_context(cfg, make_env, rank)
     finally:
         set_global_context(before)
 
@@ -353,29 +283,38 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
         EnvironmentStartError: the environment could not be started.
         InvalidRunError: faults that need the environment's spaces to be seen.
         CheckpointError: there are checkpoints and none can be read.
+        RanksError: of several ranks, another one is gone or has failed.
     """
     console = console or Console()
     try:
-        with sole_run(cfg):
-            states = saved_states(cfg) if cfg.restart_behavior == "resume" else [None] * cfg.num_policies
-            return _run(cfg, make_env, console, states)
-    except FolderInUseError as exc:
+        with joined(cfg) as (own, meeting):
+            first = meeting is None or meeting.rank.number == 0
+            if meeting is not None and not first:
+                console.quiet = True
+                if is_done(meeting):
+                    return ExperimentStatus.SUCCESS
+            with sole_run(own):
+                states = saved_states(own) if first and own.restart_behavior == "resume" else [None] * own.num_policies
+                return _run(own, make_env, console, states, meeting)
+    except (FolderInUseError, DifferentRanksError) as exc:
         raise InvalidRunError(str(exc)) from None
 
 
-def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[str, Any] | None]) -> int:
+def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[str, Any] | None], meeting: Meeting | None) -> int:
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
-    with _global_context(cfg, make_env) as context:
+    with _global_context(cfg, make_env, 0 if meeting is None else meeting.rank.number) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
         if found := found or checkpoint_faults(cfg, env_info, states):
             raise InvalidRunError("\n".join(found))
         if done := already_done(cfg, states):
             console.print(done, highlight=False, soft_wrap=True)
+            start_together(meeting, done=True)
             return ExperimentStatus.SUCCESS
         start_shared_memory()
-        runner = make_runner(cfg, env_info)
+        runner = make_runner(cfg, env_info, meeting)
+        start_together(meeting, done=False)
         runner.register_observer(TrainingDisplay(console))
         with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
             if cfg.eval_every:

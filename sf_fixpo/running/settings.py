@@ -19,6 +19,7 @@ from sf_fixpo.baselines.registry import LEARNERS
 from sf_fixpo.baselines.settings import add_baseline_args, baseline_faults, unheeded_reasons
 from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
 from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
+from sf_fixpo.running.joining import rank_faults
 from sf_fixpo.running.supervision import errors_only
 
 _sf_parse_sf_args = sf_arguments.parse_sf_args  # `fixpo-run` puts ours in its place
@@ -33,6 +34,12 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--log_level", default="warning", choices=("debug", "info", "warning", "error"), help="Of the terminal")
     group.add_argument("--env_start_timeout", default=50.0, type=float, help="Seconds an environment may take to start")
+    group.add_argument(
+        "--rank_timeout",
+        default=30.0,
+        type=float,
+        help="With several ranks (torchrun): seconds that one may take to come to the next update before it counts as hung",
+    )
     group.add_argument(
         "--init_from",
         default="",
@@ -131,4 +138,6 @@ def run_faults(cfg: Config) -> list[str]:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
-    return found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + baseline_faults(cfg) + eval_faults(cfg)
+    return (
+        found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + baseline_faults(cfg) + eval_faults(cfg) + rank_faults(cfg)
+    )

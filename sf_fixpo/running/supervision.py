@@ -296,10 +296,10 @@ class ProcessWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="process_watch")
         self._thread.start()
 
-    def expect_end(self, preempted: bool = False) -> None:
+    def expect_end(self, preempted: bool = False, within: float | None = None) -> None:
         """From now on processes are expected to end, all within a time, which is shorter where the machine is taken away."""
         if self._stopping_since is None:
-            self._patience = _PREEMPTED_STOP_SECONDS if preempted else _STOP_SECONDS
+            self._patience = within or (_PREEMPTED_STOP_SECONDS if preempted else _STOP_SECONDS)
             self._stopping_since = time.monotonic()
 
     def close(self) -> None:

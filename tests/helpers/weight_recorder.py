@@ -14,11 +14,10 @@ import os
 import sys
 import time
 
-from sample_factory.algo.utils.model_sharing import ParameterClientAsync
-
-import sf_fixpo.running.runner
+import sf_fixpo.running.preparing
 from sf_fixpo import train
 from sf_fixpo.learning.learner import FixPOLearner
+from sf_fixpo.learning.mailbox import MailboxClient
 from sf_fixpo.learning.publication import PublicationGate
 from sf_fixpo.records.update_log import append_row
 from sf_fixpo.running.supervision import RunContext
@@ -70,8 +69,8 @@ class RecordingContext(RunContext):
             "publish",
             lambda gate, verified, version: self.write("published", verified.verifier.staged.model, version),
         )
-        wrapped(ParameterClientAsync, "on_weights_initialized", self.loaded)
-        wrapped(ParameterClientAsync, "ensure_weights_updated", self.loaded_again)
+        wrapped(MailboxClient, "on_weights_initialized", self.loaded)
+        wrapped(MailboxClient, "ensure_weights_updated", self.loaded_again)
         if self.leak:
             wrapped(FixPOLearner, "_after_optimizer_step", self.share_too_early)
 
@@ -84,9 +83,8 @@ class RecordingContext(RunContext):
             self.loaded(client)
 
     def share_too_early(self, learner, *_) -> None:
-        with learner.param_server.policy_lock:
-            learner.gate.published.state.copy_(learner.candidate.state)
-            learner.policy_versions_tensor[learner.policy_id] = learner.train_step
+        places = learner.gate._places
+        learner.param_server.mailbox.put(lambda place: places[place].state.copy_(learner.candidate.state), learner.train_step)
         time.sleep(_LEAK_SECONDS)
 
 
@@ -100,7 +98,7 @@ def main() -> int:
         context.log, context.leak = log, mode == "leak"
         return context
 
-    sf_fixpo.running.runner.RunContext = recording_context
+    sf_fixpo.running.preparing.RunContext = recording_context
     return train.main(argv)
 
 

@@ -188,7 +188,10 @@ def test_actors_use_the_published_copy(tmp_path):
     learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path)
     assert learner.param_server.actor_critic is learner.gate.published.model
     assert learner.param_server.actor_critic is not learner.actor_critic
-    assert all(t.is_shared() for t in learner.gate.published.model.state_dict().values())
+    assert learner.gate._places == [], "in serial mode there is no other process"
+    other = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path / "other", serial_mode=False)
+    assert len(other.gate._places) == 2
+    assert all(t.is_shared() for place in other.gate._places for t in place.model.state_dict().values())
 
 
 # -- what the fixup phase may touch, and what it costs ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.utils.context import SampleFactoryContext
-from sample_factory.algo.utils.model_sharing import ParameterServer
+from sample_factory.algo.utils.model_sharing import ParameterClientAsync, ParameterServer
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
@@ -54,6 +54,14 @@ EXPECTED = {
         "_on_everything_stopped": "self",
         "_on_start": "self",
     },
+    ParameterServer: {"__init__": "self, policy_id, policy_versions, serial_mode"},
+    ParameterClientAsync: {
+        "__init__": "self, param_server, cfg, env_info, timing",
+        "_init_local_copy": "self, device, cfg, obs_space, action_space",
+        "on_weights_initialized": "self, state_dict, device, policy_version",
+        "ensure_weights_updated": "self",
+        "cleanup": "self",
+    },
     ActorCriticSeparateWeights: {"_core_rnn": "self, head_output, rnn_states"},
 }
 OURS = {
@@ -93,7 +101,6 @@ def test_functions_and_names_that_we_reach_for():
         "self, head_output, rnn_states",
         "self, core_output, values_only, sample_actions",
     ]
-    assert "_policy_lock" in vars(ParameterServer(0, None, True)), "the worker wraps it"
     assert parameters(sf_runner.obtain_env_info_in_a_separate_process) == "cfg"
     assert parameters(sf_runner.init_wandb) == "cfg"
     assert set(vars(SampleFactoryContext())) == {"env_registry", "model_factory"}

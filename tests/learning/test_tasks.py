@@ -22,7 +22,7 @@ from sf_fixpo.learning.tasks import task_count, task_figures, task_rows
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 from sf_fixpo.running.folders import saved_states
 from sf_fixpo.running.pacing import Pacer, recent_returns
-from sf_fixpo.running.runner import checkpoint_faults
+from sf_fixpo.running.preparing import checkpoint_faults
 
 TASKS = 3
 

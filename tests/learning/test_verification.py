@@ -1,7 +1,5 @@
-"""Only what was verified leaves the learner: the verifier's word, the gate, the lock, checkpoints, and what may not matter."""
+"""Only what was verified leaves the learner: the verifier's word, the gate, checkpoints, and what may not matter."""
 
-import threading
-import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,6 @@ from updates import run, tensors
 
 from benchmarks.synthetic import make_batch, make_learner, small_shape
 from sf_fixpo.learning import worker
-from sf_fixpo.learning.publication import PublicationGate, SettledLock
 from sf_fixpo.learning.verification import GuaranteeError, Kind, Verified
 
 
@@ -236,96 +233,27 @@ def test_a_violation_at_the_previous_policy_itself_stops_the_run(tmp_path):
     assert int(learner.policy_versions_tensor[0]) == version
 
 
-# -- the gate and the lock ----------------------------------------------------------------------------------------------------
+# -- the gate --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_and_version_change_together_under_the_lock(learner):
-    run(learner, 1)
-    order, versions = [], torch.zeros(1, dtype=torch.int32)
-
-    class Lock:
-        def __enter__(self):
-            order.append("locked")
-
-        def __exit__(self, *args):
-            order.append(("unlocked", int(versions[0])))
-
-    gate = PublicationGate(
-        learner.gate.published, learner.verifier, versions, 0, Lock(), lambda: order.append(("settled", int(versions[0])))
-    )
-    pushed_out(learner)
-    learner.verifier._progress.bad = torch.zeros((), dtype=torch.bool)
-    gate.publish(learner.verifier.without_bound(), 5)
-    assert same(tensors(gate.published.model), tensors(learner.candidate.model))
-    # the version is the last thing to change: nobody sees a new version on old weights
-    assert order == ["locked", ("settled", 0), ("unlocked", 5)]
+def test_both_places_and_the_version_change_by_turns(tmp_path):
+    learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, serial_mode=False)
+    run(learner, 2)
+    gate, (first, second) = learner.gate, learner.gate._places
+    for version, new, old in ((5, second, first), (6, first, second)):
+        pushed_out(learner)
+        learner.verifier._progress.bad = torch.zeros((), dtype=torch.bool)
+        kept = tensors(old.model)
+        assert not same(kept, tensors(learner.candidate.model))
+        gate.publish(learner.verifier.without_bound(), version)
+        assert same(tensors(new.model), tensors(learner.candidate.model))
+        assert same(tensors(gate.published.model), tensors(learner.candidate.model))
+        assert same(tensors(old.model), kept)
+        assert gate.version == int(learner.policy_versions_tensor[0]) == version
 
 
-class LateDevice:
-    """Copies that are asked for now and made later, as on an accelerator's stream."""
-
-    def __init__(self):
-        self._asked = []
-
-    def copy(self, target, source):
-        self._asked.append((target, source))
-
-    def settle(self):
-        for target, source in self._asked:
-            for i in range(len(target)):  # an element at a time: a writer may come in between
-                target[i] = source[i]
-                time.sleep(0)
-        self._asked.clear()
-
-
-@pytest.mark.parametrize("settled", [True, False])
-def test_a_reader_gets_no_half_of_two_versions(settled):
-    """A stress test; without waiting for the copies before the lock is given back, torn copies are seen."""
-    shared, torn, stop = [0] * 64, [], threading.Event()
-    lock = threading.Lock()
-
-    def write():
-        writer, version = LateDevice(), 0
-        while not stop.is_set():
-            version += 1
-            with SettledLock(lock, writer.settle):
-                writer.copy(shared, [version] * 64)
-
-    def read(rounds):
-        device = LateDevice()
-        for _ in range(rounds):
-            mine = [0] * 64
-            with SettledLock(lock, device.settle if settled else lambda: None):
-                device.copy(mine, shared)
-            device.settle()
-            if len(set(mine)) > 1:
-                torn.append(mine)
-                if not settled:
-                    break
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        read(300 if settled else 20_000)
-    finally:
-        stop.set()
-        thread.join()
-    assert bool(torn) != settled
-
-
-def test_the_lock_is_given_back_whatever_goes_wrong():
-    lock = threading.Lock()
-
-    def fail():
-        raise RuntimeError("the device is gone")
-
-    with pytest.raises(RuntimeError, match="gone"), SettledLock(lock, fail):
-        pass
-    assert lock.acquire(blocking=False)
-
-
-def test_readers_and_the_gate_hold_one_lock_and_policies_their_own_settings(tmp_path):
-    """The worker wraps the server's lock, which the policy workers get; a serial population shares no configuration."""
+def test_policies_have_their_own_settings(tmp_path):
+    """A serial population shares no configuration."""
     learner = make_learner("FIXPO", small_shape(**BUSY), train_dir=tmp_path, num_policies=2)
     cfg = learner.cfg
     versions = torch.zeros(2, dtype=torch.int32)
@@ -336,9 +264,7 @@ def test_readers_and_the_gate_hold_one_lock_and_policies_their_own_settings(tmp_
     one.fixpo, one.multiplier, one.mean_multiplier = learner.fixpo, learner.multiplier, learner.mean_multiplier
     one._maybe_update_cfg()
     assert one.cfg.learning_rate == 0.123 != other.cfg.learning_rate == cfg.learning_rate
-    assert isinstance(server.policy_lock, SettledLock)
     assert one.param_server is server
-    assert learner.gate._lock is learner.param_server.policy_lock
 
 
 # -- what leaves by other doors -----------------------------------------------------------------------------------------------
