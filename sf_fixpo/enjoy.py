@@ -308,7 +308,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--env", help="another environment or level; default: the first that the run is evaluated on")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
-    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--episodes", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; the next one has the next seed")
     parser.add_argument(

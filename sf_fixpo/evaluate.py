@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_steps", type=int, default=MAX_STEPS, help="leave an episode that has not ended after so many")
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--random", action="store_true", help="a uniformly random agent, for comparison")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the environments and of sampled actions")
     parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run

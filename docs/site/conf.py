@@ -47,10 +47,9 @@ templates_path = [str(HERE / "templates")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# what only writes to a screen or a device's driver; nothing of it is in the API
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-nitpicky = False
+smartquotes = False  # two dashes are a flag
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
@@ -59,7 +58,7 @@ def _inline(translator: Any, node: nodes.math) -> None:
 
 
 def _block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="equation">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 

@@ -106,41 +106,6 @@ def suite_parsers() -> dict[str, argparse.ArgumentParser]:
     return {suite.name: train._make_parser([f"--env={suite.env_names()[0]}"])[0] for suite in SUITES}
 
 
-def is_shown(action: argparse.Action) -> bool:
-    """Whether a flag is one that a user may give."""
-    return action.help is not argparse.SUPPRESS and not {"--help", "--version"} & set(action.option_strings)
-
-
-def flag_row(action: argparse.Action) -> tuple[str, str, str]:
-    """A flag's line: name, default, meaning."""
-    name = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
-    default = action.default
-    shown = "" if default in (None, argparse.SUPPRESS, "") else f"`{default}`".replace("|", r"\|")
-    text = plain((action.help or "").replace("%%", "%").replace("%(default)s", str(default)))
-    if action.choices:
-        text += f" (one of {', '.join(f'`{choice}`' for choice in action.choices)})"
-    return name, shown, text
-
-
-def flag_table(actions: Iterable[argparse.Action]) -> str:
-    """All of them."""
-    return table(("flag", "default", "meaning"), [flag_row(action) for action in actions if is_shown(action)])
-
-
-def actions_of(main: Callable, argv: Sequence[str] = ()) -> list[argparse.Action]:
-    """The flags and arguments of a program that has a parser."""
-    return [] if (parser := parser_of(main, argv)) is None else [a for a in parser._actions if is_shown(a)]
-
-
-def suite_parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of `fixpo-train` for each suite of environments, by the suite's name."""
-    from sf_fixpo import train
-    from sf_fixpo.envs import SUITES
-
-    found = {suite.name: parser_of(train.main, [f"--env={suite.env_names()[0]}"]) for suite in SUITES}
-    return {name: parser for name, parser in found.items() if parser is not None}
-
-
 def _train() -> Iterator[str]:
     """The flags of all suites by group, those of each suite, and what its presets set."""
     from sf_fixpo.envs import SUITES
@@ -212,28 +177,38 @@ def metrics_page() -> str:
     from sf_fixpo.records.update_log import UpdateRecord
 
     said = attributes(UpdateRecord)
-    fields = [field for field in dataclasses.fields(UpdateRecord)]
+    fields = dataclasses.fields(UpdateRecord)
     rows = [(f"`{f.name}`", f"`{f.type}`".replace("|", r"\|"), plain(said[f.name]), _scalar(f.name)) for f in fields]
     rows.append(("", "", plain(inspect.cleandoc(UpdateRecord.kl_max_rel.__doc__ or "")), "`fixpo/kl_max_rel`"))
     health = [(f"`{rule.name}`", plain(re.sub(r"\{w\.\w+[^}]*\}", "...", rule.advice))) for rule in RULES]
-    return "\n\n".join(
-        [
-            "# Every metric",
-            "Made from the code when this site was built.",
-            "## The update log",
-            "`updates.jsonl`, one JSON object a line, one line an update. KLs are in nats, of the weights that were published "
-            "unless the name says otherwise; times are in seconds. The last column is the scalar in TensorBoard and W&B.",
-            table(("column", "type", "meaning", "scalar"), rows),
-            "## Names in `health`",
-            "What the learner says on the terminal when the rule begins to hold; [From symptoms to flags](../tuning.md) has more.",
-            table(("name", "what is said"), health),
-            "## Scalars of sample-factory",
-            "`reward/reward` (mean return of the latest episodes; `_min`, `_max`), `len/len`, `policy_stats/...` (what an "
-            "environment adds to `episode_extra_stats`), `perf/_fps`, `perf/_sample_throughput`, `train/...` (of the last "
-            "gradient step), `stats/...` (queues, memory); "
-            "and of ours `eval/<level>` and `eval/_mean_capped_human_normalised` with `--eval_every`.",
-        ]
-    ) + "\n"  # fmt: skip
+    return _METRICS.format(
+        columns=table(("column", "type", "meaning", "scalar"), rows), health=table(("name", "what is said"), health)
+    )
+
+
+_METRICS = """# Every metric
+
+Made from the code when this site was built.
+
+## The update log
+
+`updates.jsonl`, one JSON object a line, one line an update. KLs are in nats, of the weights that were published unless the name
+says otherwise; times are in seconds. The last column is the scalar in TensorBoard and W&B.
+
+{columns}
+
+## Names in `health`
+
+What the learner says on the terminal when a rule begins to hold; [From symptoms to flags](../tuning.md) has more.
+
+{health}
+
+## Scalars of sample-factory
+
+`reward/reward` (mean return of the latest episodes; `_min`, `_max`), `len/len`, `policy_stats/...` (what an environment adds to
+`episode_extra_stats`), `perf/_fps`, `perf/_sample_throughput`, `train/...` (of the last gradient step), `stats/...` (queues,
+memory); and of ours `eval/<level>` and `eval/_mean_capped_human_normalised` with `--eval_every`.
+"""
 
 
 def write(folder: Path) -> None:
