@@ -73,9 +73,9 @@ fuzz: setup  ## damaged and hostile inputs at every door, FUZZ_INPUTS in all (ha
 
 # In an environment of their own: what these programs bring along is none of the package's.
 RELEASE := .setup/release
-$(RELEASE)/done: pyproject.toml constraints.txt
+$(RELEASE)/done: constraints.txt
 	$(PYTHON) -m venv $(RELEASE)
-	$(RELEASE)/bin/pip install -qq -c constraints.txt $$($(PY) -m benchmarks.release tools)
+	$(RELEASE)/bin/pip install -qq -c constraints.txt build twine cyclonedx-bom pip-audit
 	@touch $@
 
 sbom: setup $(RELEASE)/done  ## bill of materials of this environment, CycloneDX, in build/sbom.json
@@ -83,8 +83,8 @@ sbom: setup $(RELEASE)/done  ## bill of materials of this environment, CycloneDX
 	$(RELEASE)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(PY)
 	@echo 'build/sbom.json'
 
-audit: setup $(RELEASE)/done  ## known vulnerabilities of the pinned versions, where their data base can be reached
-	$(PY) -m benchmarks.release audit --pip_audit=$(RELEASE)/bin/pip-audit
+audit: setup $(RELEASE)/done  ## known vulnerabilities of the pinned versions; says so where their data base cannot be reached
+	$(PY) -m benchmarks.vulnerabilities --pip_audit=$(RELEASE)/bin/pip-audit
 
 dist: setup $(RELEASE)/done  ## sdist and wheel in dist/, checked
 	rm -rf dist

@@ -287,7 +287,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
 NOT_RUN = {
     r"docker|apptainer|sbatch|kubectl|apt-get": "a container runtime or a cluster; tests/docker has what can be had",
     r"backend=(slurm|ray|kubernetes)|test_launcher": "a cluster; tests/launcher makes small ones",
-    r"paper_figures|eps_kl_x_c_beta|benchmarks\.|NAME": "hours to days; tests/launcher, test_figures, test_studies run small ones",
+    r"paper_figures|eps_kl_x_c_beta|benchmarks\.|NAME": "hours, days; tests/launcher, test_figures, test_studies have small ones",
     r"USER/NAME|hf |uvx|git clone|pip |venv|dmlab_gym|wheels": "the network, or root; test_hub and test_export run the programs",
     r"make|cd sf_fixpo|cp ": "set-up, and what CI itself runs",
     r"my_module|metaworld|atari": "a module of the reader's, or engines; tests/envs runs them",

@@ -87,13 +87,14 @@ def resumed(cfg: argparse.Namespace) -> AttrDict:
     if cfg.restart_behavior != "resume" or not isdir(folder_of(here)):
         return here
     try:
-        found = start_faults(here)
+        if found := start_faults(here):
+            raise BadInputError("\n".join(found))
         with errors_only():
             saved = maybe_load_from_checkpoint(cfg)
+    except BadInputError:
+        raise
     except ValueError as exc:
         raise BadInputError(f"--experiment={cfg.experiment}: its config.json cannot be read: {exc}") from None
-    if found:
-        raise BadInputError("\n".join(found))
     # where the folder lies now, whatever it was called when it was written
     saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line")})
     return saved
