@@ -271,7 +271,7 @@ def saved_betas(state: dict[str, Any]) -> int | None:
     """How many multipliers a checkpoint was saved with; None where it holds none, or nothing that could be them."""
     try:
         return state["fixpo"]["multiplier"]["beta"].numel()
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, IndexError):
         return None
 
 
@@ -325,7 +325,7 @@ def checkpoint_faults(state: Any, model_state: dict[str, Tensor], parameters: Se
 def _optimizer_faults(found: Any, parameters: Sequence[Tensor]) -> list[str]:
     try:
         saved, indices = dict(found["state"]), [index for group in found["param_groups"] for index in group["params"]]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, IndexError):
         return ["optimizer: must be a dict with 'state' and 'param_groups'"]
     if indices != list(range(len(parameters))):  # as torch numbers them
         return [f"optimizer.param_groups: {len(parameters)} parameters in this run, {len(indices)} in the checkpoint"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sf_fixpo.envs import UnknownEnvError, find_suite
 from sf_fixpo.records.foreign import PLACES, foreign_faults, is_from_outside
 from sf_fixpo.running.scripts import ScriptError, adopt
+from sf_fixpo.running.settings import all_flags, setting_faults
 
 SPLITS = ("test", "train")
 CHECKPOINTS = {"best": "best_*.pth", "latest": "checkpoint_*.pth"}
@@ -111,10 +111,11 @@ def _playable(cfg: AttrDict, env: str | None) -> AttrDict:
             cfg.update(suite.presets.get("paper", {}))
     except UnknownEnvError as exc:
         raise BadInputError(str(exc)) from None
-    parser = argparse.ArgumentParser()
-    suite.add_args(parser)
-    for flag, default in vars(parser.parse_args([])).items():  # flags younger than the run, or of another suite
-        cfg.setdefault(flag, default)
+    flags = all_flags(cfg.env, suite.add_args)
+    if found := setting_faults(cfg, flags):
+        raise BadInputError("\n".join(f"config.json: {line}" for line in found))
+    for flag in flags:  # those younger than the run, or of another suite
+        cfg.setdefault(flag.dest, flag.default)
     if cfg.env != trained_on and "dmlab_levels" in cfg:
         cfg.dmlab_levels = ""  # it chose from the levels of the other
     if needed := suite.missing():
