@@ -165,6 +165,9 @@ def print_summary(runner: Runner, console: Console) -> None:
             rows = latest_rows(join(experiment_dir(runner.cfg, mkdir=False), UPDATE_LOG), policy_id)
         except FileNotFoundError:
             rows = []
+        except ValueError as exc:  # damaged before the run was resumed
+            table.add_row(_label(UPDATE_LOG, policy_id, runner), f"cannot be read: {exc}")
+            rows = []
         if not rows:
             continue
         primary, fixup = (sum(row[key] for row in rows) for key in ("primary_steps", "fixup_steps"))
