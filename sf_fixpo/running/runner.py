@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 from rich.console import Console
 from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
@@ -18,36 +17,40 @@ from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
 from sample_factory.algo.utils.context import set_global_context, sf_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.make_env import is_multiagent_env
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import preprocess_cfg
 from sample_factory.envs.env_utils import register_env
-from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
+from sample_factory.model.actor_critic import default_make_actor_critic_func
 from sample_factory.pbt import population_based_training as pbt
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 from signal_slot.signal_slot import EventLoopProcess, Timer
 
-from sf_fixpo.algorithm.config import FixPOConfig, task_names
+from sf_fixpo.algorithm.config import task_names
 from sf_fixpo.baselines.registry import LEARNERS
-from sf_fixpo.baselines.settings import space_faults
 from sf_fixpo.envs.action_mask import guarded, mask_fault
 from sf_fixpo.envs.seeding import env_seeds
-from sf_fixpo.learning import checkpoints
-from sf_fixpo.learning.checkpointing import read_weights
-from sf_fixpo.learning.networks import action_spec, make_actor_critic
+from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
+from sf_fixpo.running.clock import CLOCK, use_awake_clock
+from sf_fixpo.running.crashes import CrashCounts, RemadeWhenItCrashes
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
+from sf_fixpo.running.fit import checkpoint_faults, env_faults
 from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
+from sf_fixpo.running.heartbeats import Heartbeats
 from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
 from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
+    VERDICT,
     ErrorsInWords,
     ProcessWatch,
     RunContext,
     asked_to_stop,
     deaf_children,
+    exit_in_words,
     kill_tree,
     probe_environment,
     start_shared_memory,
@@ -57,6 +60,7 @@ PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
 _INTERRUPT_POLL_SECONDS = 0.2
 _RETURNS_SECONDS = 5.0
+_HEARTBEAT_LOOKS = 8  # in the time after which a silence is too long
 _ACTION_SALT = 1 << 20  # apart from the salts of the environments' own seeds
 
 
@@ -85,6 +89,11 @@ class _FixPORunner(Runner):
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
+        self.can_restart = False
+        self._heartbeats = Heartbeats(cfg.heartbeat_reporting_interval)
+        heartbeat_timer = Timer(self.event_loop, cfg.heartbeat_reporting_interval / _HEARTBEAT_LOOKS)
+        heartbeat_timer.timeout.connect(self._check_heartbeat)
+        self.timers.append(heartbeat_timer)
         self._interrupted = False
         self.preempted = False
         self._everything_stopped = False
@@ -126,8 +135,9 @@ class _FixPORunner(Runner):
         if self._interrupted:  # the user has ended the run already: what dies on the way out is not why
             self._stop_if_interrupted()
             return
-        self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
-        log.error("%s; stopping the run", self.failure)
+        died = f"process {name} died (exit code {exit_code}); {exit_in_words(exit_code)}"
+        self.failure = self.failure or died  # where it was killed for its silence, that is the cause
+        log.error("%s; stopping the run", died)
         learners = {p.name for p in getattr(self, "processes", ())}
         if name in learners or not self.env_steps:
             # nobody is left to save anything, or nothing has been learned yet
@@ -139,7 +149,29 @@ class _FixPORunner(Runner):
             self.event_loop._terminate()
             kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
         else:
+            self.can_restart = exit_code != VERDICT
             self._stop_training(failed=True)
+
+    def _receive_heartbeat(self, component_type: type, component_id: str, p_name: str, qsize: int) -> None:
+        self._heartbeats.receive(component_id, p_name)
+        super()._receive_heartbeat(component_type, component_id, p_name, qsize)
+
+    def _check_heartbeat(self) -> None:
+        """Kills every process with a component that is silent for too long, the main one aside: then it is one that died."""
+        silent = self._heartbeats.silent()
+        if self.stopped or not silent:
+            waiting = [name for heard in self.heartbeat_dict.values() for name, at in heard.items() if at is None]
+            if waiting and not self.stopped and CLOCK.time() - self.start_time > 3 * self.heartbeat_report_sec:
+                self.failure = f"not started after {3 * self.heartbeat_report_sec} s: {', '.join(waiting)}"
+                log.error("%s (3 x --heartbeat_reporting_interval); stopping the run", self.failure)
+                self._stop_training(failed=True)
+            return
+        words = "; ".join(map(str, silent))
+        if self.failure is None:
+            self.failure = f"no sign of life (--heartbeat_reporting_interval={self.heartbeat_report_sec}) of {words}"
+            log.error("%s: killed", self.failure)
+        names = {each.process for each in silent}
+        kill_tree([p.pid for p in self.child_processes() if p.name in names and p.pid is not None and p.is_alive()])
 
     def _on_overdue(self) -> None:
         """A process ended without saying so, and nobody will: the run must not wait for it."""
@@ -156,14 +188,21 @@ class _FixPORunner(Runner):
 
     def _stop_if_interrupted(self) -> None:
         """After Ctrl-C or a preemption, between two updates: what is learned is saved and everything ends in its usual order."""
+        if self._watch is not None:
+            self._watch.alive()
         if self._interrupted and not self.stopped:
             self._stop_training()
             self.status = ExperimentStatus.INTERRUPTED
 
     def _should_end_training(self) -> bool:
         """As sample-factory's, whose `--train_for_seconds` has no effect: nothing moves its clock."""
-        self.total_train_seconds = time.time() - self.start_time
+        self.total_train_seconds = CLOCK.time() - self.start_time
         return super()._should_end_training()
+
+    def _after_training_iteration(self, training_iteration_since_resume: int) -> None:
+        if self._watch is not None:
+            self._watch.has_begun()
+        super()._after_training_iteration(training_iteration_since_resume)
 
     def _stop_training(self, failed: bool = False) -> None:
         if self._watch is not None:
@@ -176,6 +215,7 @@ class _FixPORunner(Runner):
             self.child_processes,
             lambda name, code: self.emit("child_died", name, code),
             lambda: self.emit("overdue"),
+            self.cfg.heartbeat_reporting_interval,
         )
         try:
             with asked_to_stop(self._ask_to_stop):
@@ -217,10 +257,20 @@ class SeededFactory:
 
     make_env: Callable
     pacer: Pacer | None = None
+    crashes: CrashCounts | None = None
 
     def __call__(self, full_env_name: str, cfg: Config, env_config=None, render_mode: str | None = None):
         """As the factory itself."""
-        env = self.make_env(full_env_name, cfg, env_config, render_mode)
+
+        def make() -> gymnasium.Env:
+            return self.make_env(full_env_name, cfg, env_config, render_mode)
+
+        env = make()
+        if self.crashes is not None and env_config is not None and not is_multiagent_env(env):
+            made = [env]  # the first time it is there already
+            env = RemadeWhenItCrashes(
+                lambda: made.pop() if made else make(), full_env_name, env_config.env_id, self.crashes, cfg.max_env_crashes
+            )
         if not mask_fault(env.observation_space, env.action_space):  # else `env_faults` refuses it
             env = guarded(env, full_env_name)
         env.action_space.seed(env_seeds(cfg, env_config, salt=_ACTION_SALT)[0])
@@ -239,77 +289,11 @@ def registered_context(cfg: Config, make_env: Callable) -> RunContext:
     context.env_registry = {name: factory for name, factory in before.env_registry.items() if name != cfg.env}
     context.model_factory = copy(before.model_factory)
     set_global_context(context)
-    register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg)))))
+    crashes = CrashCounts(cfg.num_workers * cfg.num_envs_per_worker)
+    register_env(cfg.env, SeededFactory(make_env, make_pacer(cfg, len(task_names(cfg))), crashes))
     if context.model_factory.make_actor_critic_func is default_make_actor_critic_func:
         context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
-
-
-def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
-    """Faults that show only once the environment's spaces and number of agents are known."""
-    found = []
-    try:
-        found += space_faults(cfg, action_spec(env_info.action_space))
-    except ValueError as exc:
-        found.append(f"--env={cfg.env}: {exc}")
-    if fault := mask_fault(env_info.obs_space, env_info.action_space):
-        found.append(f"--env={cfg.env}: {fault}")
-    agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
-    per_rollout = agents * cfg.rollout // cfg.num_policies
-    per_update = cfg.batch_size * cfg.num_batches_per_epoch
-    if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
-        found.append(
-            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must "
-            f"be a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
-            f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
-            "or use --async_rl=True"
-        )
-    per_worker = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
-    trajectories = per_update // cfg.rollout
-    if cfg.batched_sampling and math.gcd(trajectories, per_worker) != min(trajectories, per_worker):
-        found.append(
-            f"--batched_sampling=True: {per_worker} trajectories of a worker must divide the {trajectories} of a batch, "
-            "or the other way round"
-        )
-    return found
-
-
-def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any] | None]) -> list[str]:
-    """Whether the checkpoints of this experiment, where there are any, fit this run's network.
-
-    Args:
-        cfg: of the run.
-        env_info: of its environment.
-        states: `saved_states` of the run.
-    """
-    found = []
-    network = None
-    fixpo = cfg.algo == "FIXPO"
-    betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
-    if cfg.get("init_from"):
-        network = create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
-        for policy_id in (i for i, state in enumerate(states) if state is None):
-            weights = read_weights(cfg.init_from, policy_id)["model"]
-            if differences := checkpoints.state_faults(network.state_dict(), weights, "model"):
-                return [f"--init_from={cfg.init_from}: of another architecture ({'; '.join(differences[:3])})"]
-    for state in filter(None, states):
-        network = network or create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
-        saved = checkpoints.saved_betas(state)
-        if fixpo and saved not in (None, betas):
-            found.append(
-                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {saved} beta(s), this run "
-                f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
-            )
-        elif differences := checkpoints.state_faults(network.state_dict(), state["model"], "model"):
-            found.append(
-                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
-                "the network flags it was made with, another --experiment, or --restart_behavior=restart"
-            )
-        else:
-            parameters = list(network.parameters())
-            faults = checkpoints.checkpoint_faults(state, network.state_dict(), parameters, betas if fixpo else None)
-            found += [f"--experiment={cfg.experiment}: its checkpoint is damaged: {fault}" for fault in faults]
-    return found
 
 
 def make_runner(cfg: Config, env_info: EnvInfo) -> Runner:
@@ -366,6 +350,7 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
 def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[str, Any] | None]) -> int:
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
+    use_awake_clock()
     with _global_context(cfg, make_env) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
@@ -375,16 +360,43 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
             console.print(done, highlight=False, soft_wrap=True)
             return ExperimentStatus.SUCCESS
         start_shared_memory()
-        runner = make_runner(cfg, env_info)
-        runner.register_observer(TrainingDisplay(console))
-        with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
-            if cfg.eval_every:
-                runner.register_observer(evaluation)
-            status = runner.init()
-            if status == ExperimentStatus.SUCCESS:
-                status = runner.run()
-            print_summary(runner, console)
-            if status == ExperimentStatus.SUCCESS and cfg.eval_every:
-                evaluation.finish(runner)
+        status = _attempts(cfg, env_info, console)
+        if count := context.env_registry[cfg.env].crashes.total():
+            console.print(f"{count} episode(s) lost to crashes of environments, which were made anew", highlight=False)
         finish_wandb(cfg)
         return status
+
+
+def _attempts(cfg: Config, env_info: EnvInfo, console: Console) -> int:
+    """Trains; where a rollout or policy worker was lost, again from what the learner has saved, `--max_restarts` times at most.
+
+    A worker that is killed may take the lock of a queue with it, and the trajectories it was filling: so all processes end in
+    good order, and all of them are started anew.
+    """
+    started, resume = CLOCK.time(), cfg.restart_behavior
+    for restart in range(cfg.max_restarts + 1):
+        runner = make_runner(cfg, env_info)
+        runner.start_time = started  # --train_for_seconds is of all attempts
+        status = _attempt(runner, console)
+        if status != ExperimentStatus.FAILURE or not runner.can_restart or restart == cfg.max_restarts:
+            break
+        console.print(
+            f"Restart {restart + 1} of --max_restarts={cfg.max_restarts}: {runner.failure}", highlight=False, soft_wrap=True
+        )
+        cfg.restart_behavior = "resume"
+    cfg.restart_behavior = resume
+    return status
+
+
+def _attempt(runner: Any, console: Console) -> int:
+    runner.register_observer(TrainingDisplay(console))
+    with closing(EvaluationDuringTraining(runner.cfg, console)) as evaluation:
+        if runner.cfg.eval_every:
+            runner.register_observer(evaluation)
+        status = runner.init()
+        if status == ExperimentStatus.SUCCESS:
+            status = runner.run()
+        print_summary(runner, console)
+        if status == ExperimentStatus.SUCCESS and runner.cfg.eval_every:
+            evaluation.finish(runner)
+    return status
