@@ -6,13 +6,14 @@ A small serial run on CartPole unless flags say otherwise. Most kills come some 
 five while the program starts. After each every checkpoint of the folder is read. At the end the run trains on, in peace, to the
 steps that uninterrupted ones of other seeds get, and all play episodes. A cycle that is in cycles.jsonl is not repeated.
 
-Exit status: 0 nothing corrupt, steps monotone, no more lost than a save interval and one update, beta continuous, the return within
-the spread of the uninterrupted runs; 1 otherwise.
+Exit status: 0 nothing corrupt, steps monotone, no more lost than a save interval and one update, beta continuous, the return
+within the spread of the uninterrupted runs; 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -30,7 +31,7 @@ from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows, read_rows
 
 SAVE_SECONDS = 2
 _START_SECONDS, _TRAIN_SECONDS, _AT_THE_START = 10.0, 6.0, 0.2
-_PATIENCE_SECONDS = 300.0
+_PATIENCE_SECONDS = 900.0
 _DEFAULT = [
     "--env=gym_CartPole-v1",
     "--serial_mode=True",
@@ -79,7 +80,15 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _start(folder: Path, flags: list[str], seed: int) -> subprocess.Popen:
-    argv = [sys.executable, "-m", "sf_fixpo.train", *flags, f"--seed={seed}", f"--save_every_sec={SAVE_SECONDS}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "sf_fixpo.train",
+        *flags,
+        f"--seed={seed}",
+        f"--save_every_sec={SAVE_SECONDS}",
+        "--env_start_timeout=600",
+    ]
     argv += [f"--train_dir={folder.parent}", f"--experiment={folder.name}"]
     with (folder.parent / f"{folder.name}.txt").open("a") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -125,7 +134,7 @@ def cycle(number: int, folder: Path, flags: list[str], rng: random.Random) -> Cy
     saved = [path.stat().st_mtime for path in folder.glob("checkpoint_p0/checkpoint_*.pth")]
     lost = (folder / UPDATE_LOG).stat().st_mtime - max(saved) if made and saved else 0.0
     earlier = [row for row in latest_rows(folder / UPDATE_LOG) if made and row["policy_version"] < made[0]["policy_version"]]
-    steps = [abs(b["beta"] - a["beta"]) for a, b in zip(made, made[1:], strict=False)]
+    steps = [abs(b["beta"] - a["beta"]) for a, b in itertools.pairwise(made)]
     return Cycle(
         number=number,
         updates=len(made),
@@ -161,9 +170,9 @@ def faults(cycles: list[Cycle], interrupted: float, others: list[float], rows: l
     found = [f"cycle {c.number}: {c.corrupt} corrupt checkpoint(s)" for c in cycles if c.corrupt]
     found += [f"cycle {c.number}: {c.lost_seconds} s lost" for c in cycles if c.lost_seconds > SAVE_SECONDS + 1]
     steps = [row["env_steps"] for row in rows]
-    found += [] if all(a < b for a, b in zip(steps, steps[1:], strict=False)) else ["env_steps of the log are not monotone"]
+    found += [] if all(a < b for a, b in itertools.pairwise(steps)) else ["env_steps of the log are not monotone"]
     versions = [row["policy_version"] for row in rows]
-    found += [] if all(a < b for a, b in zip(versions, versions[1:], strict=False)) else ["versions are not monotone"]
+    found += [] if all(a < b for a, b in itertools.pairwise(versions)) else ["versions are not monotone"]
     largest = max(c.beta_step for c in cycles)
     found += [f"cycle {c.number}: beta jumps by {c.beta_jump:.3g}" for c in cycles if (c.beta_jump or 0) > 1.5 * largest]
     spread = statistics.stdev(others) if len(others) > 1 else 0.0

@@ -1,10 +1,10 @@
-"""Does a run that goes on for hours keep its size? Memory, open files and shared memory of each of its processes, and their slopes.
+"""Does a run that goes on for hours keep its size? Memory, open files and shared memory of each of its processes.
 
     python -m benchmarks.soak --minutes=60 --out=soak [flags of sf_fixpo.train]
 
 Trains on the collect level (stand-in) with the laptop preset unless flags say otherwise, and looks every few seconds. The first
-quarter is warm-up. The slope is that of a straight line through the means of ten blocks of the rest, with its 95 % interval: samples
-of one block depend on each other. What grows by more than a process may, surely (the lower end of the interval), is a leak.
+quarter is warm-up. The slope is that of a straight line through the means of ten blocks of the rest, with its 95 % interval:
+samples of one block depend on each other. What surely (the lower end of the interval) grows by more than a process may is a leak.
 
 Writes samples.csv, result.json and table.md to `--out`; `--read` computes the latter two anew from the samples.
 
@@ -133,7 +133,7 @@ def run(out: Path, minutes: float, every: float, flags: list[str]) -> int | None
     out.mkdir(parents=True, exist_ok=True)
     default = ["--env=dmlab_30_rooms_collect_good_objects", "--preset=laptop", "--num_workers=2"]
     argv = [sys.executable, "-m", "sf_fixpo.train", *(flags or default), f"--train_dir={out}", "--experiment=soak"]
-    argv += ["--train_for_env_steps=100000000000", "--restart_behavior=overwrite"]
+    argv += ["--train_for_env_steps=100000000000", "--env_start_timeout=600", "--restart_behavior=overwrite"]
     names = ["seconds", "process", "memory", "files", "shared"]
     with (out / "output.txt").open("w") as output, (out / "samples.csv").open("w", newline="") as table:
         writer = csv.DictWriter(table, names)

@@ -40,6 +40,7 @@ from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
 from sf_fixpo.running.fit import checkpoint_faults, env_faults
 from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
 from sf_fixpo.running.heartbeats import Heartbeats
+from sf_fixpo.running.machine import FAIL, check_shared_memory
 from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
 from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
 from sf_fixpo.running.supervision import (
@@ -90,6 +91,7 @@ class _FixPORunner(Runner):
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
         self.can_restart = False
+        self.began = self.start_time  # where this is another attempt, that of the first
         self._heartbeats = Heartbeats(cfg.heartbeat_reporting_interval)
         heartbeat_timer = Timer(self.event_loop, cfg.heartbeat_reporting_interval / _HEARTBEAT_LOOKS)
         heartbeat_timer.timeout.connect(self._check_heartbeat)
@@ -196,7 +198,7 @@ class _FixPORunner(Runner):
 
     def _should_end_training(self) -> bool:
         """As sample-factory's, whose `--train_for_seconds` has no effect: nothing moves its clock."""
-        self.total_train_seconds = CLOCK.time() - self.start_time
+        self.total_train_seconds = CLOCK.time() - self.began
         return super()._should_end_training()
 
     def _after_training_iteration(self, training_iteration_since_resume: int) -> None:
@@ -351,6 +353,10 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
     use_awake_clock()
+    if (
+        not cfg.serial_mode and (room := check_shared_memory()).status == FAIL
+    ):  # the system ends whoever writes where there is none
+        raise InvalidRunError(f"{room.name}: {room.found}; {room.advice}; or use --serial_mode=True")
     with _global_context(cfg, make_env) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
@@ -376,7 +382,7 @@ def _attempts(cfg: Config, env_info: EnvInfo, console: Console) -> int:
     started, resume = CLOCK.time(), cfg.restart_behavior
     for restart in range(cfg.max_restarts + 1):
         runner = make_runner(cfg, env_info)
-        runner.start_time = started  # --train_for_seconds is of all attempts
+        runner.began = started
         status = _attempt(runner, console)
         if status != ExperimentStatus.FAILURE or not runner.can_restart or restart == cfg.max_restarts:
             break

@@ -29,6 +29,7 @@ from sf_fixpo.running.clock import CLOCK, TICK_SECONDS, use_awake_clock
 _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
 VERDICT = 78  # exit status of a process whose environment gave what it may not: to start it again would not help
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SHARED_MEMORY_KEEPER = "torch_shm_manager"[:15]  # so much the system keeps of a name
 _STOP_SECONDS = 40.0
 _PREEMPTED_STOP_SECONDS = 20.0  # with the last resort below, less than the 30 s that a cluster gives at the least
 _LAST_SIGNALS_SECONDS = 5.0  # for what the processes sent before they ended to be received
@@ -253,7 +254,10 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
 
 
 def kill_tree(pids: Sequence[int | None]) -> None:
-    """Kills processes and all their descendants; those already gone are fine."""
+    """Kills processes and all their descendants; those already gone are fine.
+
+    torch's keepers of shared memory are left alone: each ends with the process it serves, and takes away what that has left.
+    """
     victims: list[psutil.Process] = []
     for pid in pids:
         try:
@@ -263,7 +267,8 @@ def kill_tree(pids: Sequence[int | None]) -> None:
             continue
     for process in victims:
         try:
-            process.kill()
+            if process.name() != _SHARED_MEMORY_KEEPER:
+                process.kill()
         except psutil.NoSuchProcess:
             continue
 
