@@ -6,6 +6,7 @@ The update log (`updates.jsonl`) is the one source for plots, the closing summar
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -134,11 +135,18 @@ class UpdateRecord:
 
 
 def append_row(path: str | os.PathLike, row: dict) -> None:
-    """Appends one JSON line with one `write`, creating the file where there is none."""
+    """Appends one JSON line with one `write`, creating the file where there is none.
+
+    Raises:
+        OSError: the disk is full, for one; of the line nothing is left.
+    """
     data = (json.dumps(row) + "\n").encode()
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(fd, data)
+        written = os.write(fd, data)
+        if written < len(data):  # as much as the disk still had room for: half a line would spoil the next one too
+            os.ftruncate(fd, os.fstat(fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
     finally:
         os.close(fd)
 

@@ -20,6 +20,7 @@ from sf_fixpo.algorithm.config import add_fixpo_args, faults
 from sf_fixpo.baselines.registry import LEARNERS
 from sf_fixpo.baselines.settings import add_baseline_args, baseline_faults, unheeded_reasons
 from sf_fixpo.envs import UnknownEnvError, find_suite
+from sf_fixpo.running.crashes import add_crash_args, crash_faults
 from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
 from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
 from sf_fixpo.running.joining import rank_faults
@@ -55,6 +56,7 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="Factor on the initial weights of the last policy layer; 0.01 starts a Gaussian policy at mean 0",
     )
+    add_crash_args(group)
     for action in parser._actions:
         if action.dest == "lr_schedule":
             # it has a linear decay, and leaves it out of the choices
@@ -205,5 +207,12 @@ def run_faults(cfg: Config) -> list[str]:
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
     return (
-        found + unheeded_faults(cfg) + init_faults(cfg) + faults(cfg) + baseline_faults(cfg) + eval_faults(cfg) + rank_faults(cfg)
+        found
+        + unheeded_faults(cfg)
+        + init_faults(cfg)
+        + faults(cfg)
+        + baseline_faults(cfg)
+        + eval_faults(cfg)
+        + crash_faults(cfg)
+        + rank_faults(cfg)
     )

@@ -114,8 +114,10 @@ def digest(folder: Path) -> dict[str, str]:
 
 # -- inputs ----------------------------------------------------------------------------------------------------------------------
 
-_TEXTS = ["", "0", "-1", "1e400", "nan", "inf", "9" * 40, "../x", "/etc/passwd", "\0", "x" * 5000, "[", "{}", "None", "1,2",
-          "a:b", "*", "hostile_module:f", "\ud800", "é", "%s%n", "{0.__class__}", "gym_hostile_module:f", "true", "\n", "~"]  # fmt: skip
+_TEXTS = [
+    "", "0", "-1", "1e400", "nan", "inf", "9" * 40, "../x", "/etc/passwd", "\0", "x" * 5000, "[", "{}", "None", "1,2",
+    "a:b", "*", "hostile_module:f", "\ud800", "é", "%s%n", "{0.__class__}", "gym_hostile_module:f", "true", "\n", "~",
+]  # fmt: skip
 texts = st.one_of(st.sampled_from(_TEXTS), st.text(max_size=20))
 numbers = st.one_of(
     st.integers(), st.floats(), st.sampled_from([2**63, -(2**63), 10**400, 0, -1, 1e308, float("nan"), float("inf")])

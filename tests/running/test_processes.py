@@ -18,10 +18,11 @@ from sf_fixpo.learning import checkpoints
 from sf_fixpo.running.supervision import RunContext, probe_environment
 
 FAULTY = "tests/helpers/faulty_envs.py"
+NO_SECOND_TRY = ("--max_env_crashes=0", "--max_restarts=0")
 
 
 def run_faulty(tmp_path, fault: str, *flags: str):
-    argv = [FAULTY, fault, f"--train_dir={tmp_path}", "--experiment=faulty", LONG, *flags]
+    argv = [FAULTY, fault, f"--train_dir={tmp_path}", "--experiment=faulty", LONG, *NO_SECOND_TRY, *flags]
     with started(tmp_path / "output", *argv) as run:
         status = run.wait(60)
         run.assert_nothing_left()
@@ -61,7 +62,7 @@ def test_environment_that_raises_in_a_step_ends_the_run_with_its_own_error(tmp_p
     status, run = run_faulty(tmp_path, "raises_in_step", *PARALLEL)
     assert status == 1
     assert "RuntimeError: the gearbox is broken" in run.stderr
-    assert re.search(r"process rollout_proc1 died \(exit code 1\)", run.stderr)
+    assert re.search(r"process rollout_proc1 died \(exit code 78\)", run.stderr)
     assert rows_of(tmp_path / "faulty")
     assert len(checkpoints_of(tmp_path / "faulty")) == 1, "what was learned until then is kept"
 
