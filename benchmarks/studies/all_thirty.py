@@ -1,4 +1,4 @@
-"""All thirty levels of DMLab-30 in one policy for an hour, played by the stand-in: returns against random, fixup share, KL by level."""
+"""All thirty levels in one policy for an hour, played by the stand-in: returns against random, fixup share, worst KL by level."""
 
 from __future__ import annotations
 

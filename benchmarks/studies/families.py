@@ -1,4 +1,4 @@
-"""One level of every family of DMLab-30, played by the stand-in: does the laptop preset beat a random agent within a quarter of an hour?
+"""One level of every family, played by the stand-in: does the laptop preset beat a random agent in a quarter of an hour?
 
 The rooms family has its answer in `demo_claim`; it is here so that one command gives all seven.
 """
