@@ -156,7 +156,7 @@ def _play_with_progress(
 
 
 def scores_of(results: dict[str, EvalResult]) -> tuple[Scores | None, str]:
-    """The human-normalised scores of DMLab levels, and one line about them: the score, or why there is none.
+    """The normalised scores of DMLab levels, and one line about them: the score, or why there is none.
 
     Args:
         results: by level. Of no suite but DMLab is there anything to say: the line is empty.
@@ -184,7 +184,7 @@ def show(console: Console, title: str, results: dict[str, EvalResult], scores: S
         return
     table = Table(title=f"{title} ({', '.join(sorted({result.engine for result in results.values()}))})", box=None)
     table.add_column("level", no_wrap=True)
-    for heading in ("return", "se", "n", *(("human %", "capped") if scores else ())):
+    for heading in ("return", "se", "n", *((f"{'stand-in' if scores.stand_in else 'human'} %", "capped") if scores else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for level, result in results.items():
         row = [level, _number(result.mean, ".2f"), _number(result.se, ".2f"), str(len(result.returns))]
@@ -192,6 +192,11 @@ def show(console: Console, title: str, results: dict[str, EvalResult], scores: S
             row += [f"{scores.normalised[level]:.1f}", f"{scores.capped[level]:.1f}"]
         table.add_row(*row)
     console.print(table)
+
+
+def _score(scores: Scores) -> dict[str, Any]:
+    figures = {"name": scores.name, "capped": scores.mean_capped, "normalised": scores.mean_normalised}
+    return {**figures, "stand_in": scores.stand_in}
 
 
 def make_record(
@@ -222,7 +227,7 @@ def make_record(
         "deterministic": args.deterministic,
         "seed": args.seed,
         "episodes": args.episodes,
-        "score": {"name": scores.name, "capped": scores.mean_capped, "normalised": scores.mean_normalised} if scores else None,
+        "score": _score(scores) if scores else None,
         "no_score": None if scores else line or None,
         "levels": levels,
     }

@@ -346,7 +346,8 @@ class EvaluationDuringTraining(AlgoObserver):
         for level, result in row["levels"].items():
             writer.add_scalar(f"eval/{level}", result["mean"], row["env_steps"])
         if row["score"]:
-            writer.add_scalar("eval/_mean_capped_human_normalised", row["score"]["capped"], row["env_steps"])
+            name = "stand_in_score" if row["score"].get("stand_in") else "mean_capped_human_normalised"
+            writer.add_scalar(f"eval/_{name}", row["score"]["capped"], row["env_steps"])
         writer.flush()
 
     def _end(self, running: _Running) -> None:
