@@ -53,7 +53,9 @@ def row_of(command: str, draws: bool, folder: Path) -> list[str]:
     try:
         run_program("sf_fixpo.run", *command.split(), *SMALL.split(), *where)
     except RuntimeError as error:
-        words = [line for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines() if re.search(r"Error\b|fixpo-run:|--env", line)]
+        words = [
+            line for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines() if re.search(r"Error\b|fixpo-run:|--env", line)
+        ]
         return [(words or str(error).splitlines())[-1]]
     run, cells = folder / "run", ["0"]
     audited = run_program("sf_fixpo.audit", run, "--quiet")

@@ -9,6 +9,8 @@ Each row is one run of `--preset=laptop` on the task of benchmarks/follow.py, au
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.follow import ACTIONS, OBSERVATIONS
-from benchmarks.programs import run_program
-from sf_fixpo import cli
+from sf_fixpo import audit, cli, train
+from sf_fixpo.playing.evaluation import evaluate
+from sf_fixpo.playing.experiment import find_checkpoint, load_config
+from sf_fixpo.records.update_log import UPDATE_LOG, kl_over_bound, latest_rows
 
 ENV = "--env=gym_benchmarks.follow:Follow"
 EPISODES = 100
@@ -48,19 +52,20 @@ def learn(kind: str, folder: Path, steps: int, seed: int = 1) -> Row:
         seed: of everything.
 
     Raises:
-        RuntimeError: a program ended with another status than 0: the audit's is 1 where a state is over its bound.
+        RuntimeError: training failed, or the audit found a state over its bound.
     """
-    flags = [ENV, f"--env_kwargs={json.dumps(kinds()[kind])}", f"--seed={seed}"]
-    where = [f"--train_dir={folder}", "--experiment=run"]
-    run_program("sf_fixpo.train", *flags, "--preset=laptop", f"--train_for_env_steps={steps}", "--audit_every=4", *where)
-    run_program("sf_fixpo.audit", folder / "run", "--quiet")
-    returns = {}
-    for who, arguments in (("learned", [folder / "run"]), ("chance", [*flags, "--random"])):
-        path = folder / f"{who}.json"
-        run_program("sf_fixpo.evaluate", *arguments, f"--episodes={EPISODES}", "--workers=1", f"--json={path}")
-        returns[who] = json.loads(path.read_text())["mean"]
-    rows = [json.loads(line) for line in (folder / "run" / "updates.jsonl").read_text().splitlines()]
-    return Row(kind, returns["learned"], returns["chance"], max(row["kl_max"] / row["eps_kl"] for row in rows))
+    flags = [ENV, f"--env_kwargs={json.dumps(kinds()[kind])}", f"--seed={seed}", "--preset=laptop", "--audit_every=4"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = train.main([*flags, f"--train_for_env_steps={steps}", f"--train_dir={folder}", "--experiment=run"])
+        status = status or audit.main([str(folder / "run"), "--quiet"])
+    if status:
+        raise RuntimeError(f"{kind}: {said.getvalue()[-2000:]}")
+    cfg = load_config(folder / "run")
+    learned = evaluate(cfg, find_checkpoint(folder / "run", "latest"), EPISODES, workers=1, seed=seed + 1)
+    chance = evaluate(cfg, None, EPISODES, workers=1, seed=seed + 1)
+    worst = max(map(kl_over_bound, latest_rows(folder / "run" / UPDATE_LOG)))
+    return Row(kind, learned.mean, chance.mean, worst)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,7 +40,7 @@ from sf_fixpo.learning.worker import FixPOLearnerWorker
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
 from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
 from sf_fixpo.running.pacing import PacedEnv, Pacer, make_pacer, recent_returns
-from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
+from sf_fixpo.running.progress import TrainingDisplay, print_summary
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
     ErrorsInWords,
@@ -52,6 +52,7 @@ from sf_fixpo.running.supervision import (
     probe_environment,
     start_shared_memory,
 )
+from sf_fixpo.running.trackers import TrackerError, start_trackers, tracked
 
 PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
@@ -81,7 +82,7 @@ class _FixPORunner(Runner):
     def __init__(self, cfg: Config, env_info: EnvInfo):
         """Takes the environment's spaces, which have been asked for already."""
         self._known_env_info = env_info
-        with _replaced("init_wandb", start_wandb):
+        with _replaced("init_wandb", lambda cfg: None):  # started by `_run`, which also ends them
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
@@ -377,7 +378,11 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
         start_shared_memory()
         runner = make_runner(cfg, env_info)
         runner.register_observer(TrainingDisplay(console))
-        with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
+        try:
+            trackers = start_trackers(cfg)
+        except TrackerError as exc:
+            raise InvalidRunError(str(exc)) from None
+        with tracked(runner.writers, trackers) as successes, closing(EvaluationDuringTraining(cfg, console)) as evaluation:
             if cfg.eval_every:
                 runner.register_observer(evaluation)
             status = runner.init()
@@ -386,5 +391,5 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
             print_summary(runner, console)
             if status == ExperimentStatus.SUCCESS and cfg.eval_every:
                 evaluation.finish(runner)
-        finish_wandb(cfg)
+            successes.append(status == ExperimentStatus.SUCCESS)
         return status
