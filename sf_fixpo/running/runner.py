@@ -38,7 +38,7 @@ from sf_fixpo.running.joining import DifferentRanksError, is_done, joined, start
 from sf_fixpo.running.machine import FAIL, check_shared_memory
 from sf_fixpo.running.pacing import recent_returns
 from sf_fixpo.running.preparing import registered_context
-from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
+from sf_fixpo.running.progress import TrainingDisplay, print_summary
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
     VERDICT,
@@ -51,6 +51,7 @@ from sf_fixpo.running.supervision import (
     probe_environment,
     start_shared_memory,
 )
+from sf_fixpo.running.trackers import TrackerError, start_trackers, tracked
 
 PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
@@ -83,7 +84,7 @@ class _FixPORunner(Runner):
         """Takes the environment's spaces, which have been asked for already, and where it meets other ranks."""
         self._known_env_info = env_info
         self._meeting = meeting
-        with _replaced("init_wandb", start_wandb):
+        with _replaced("init_wandb", lambda cfg: None):  # started by `_attempt`, which also ends them
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
@@ -364,7 +365,6 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
         status = _attempts(cfg, env_info, console, meeting)
         if count := context.env_registry[cfg.env].crashes.total():
             console.print(f"{count} episode(s) lost to crashes of environments, which were made anew", highlight=False)
-        finish_wandb(cfg)
         return status
 
 
@@ -393,7 +393,11 @@ def _attempts(cfg: Config, env_info: EnvInfo, console: Console, meeting: Meeting
 
 def _attempt(runner: Any, console: Console) -> int:
     runner.register_observer(TrainingDisplay(console))
-    with closing(EvaluationDuringTraining(runner.cfg, console)) as evaluation:
+    try:
+        trackers = start_trackers(runner.cfg)
+    except TrackerError as exc:
+        raise InvalidRunError(str(exc)) from None
+    with tracked(runner.writers, trackers) as successes, closing(EvaluationDuringTraining(runner.cfg, console)) as evaluation:
         if runner.cfg.eval_every:
             runner.register_observer(evaluation)
         status = runner.init()
@@ -402,4 +406,5 @@ def _attempt(runner: Any, console: Console) -> int:
         print_summary(runner, console)
         if status == ExperimentStatus.SUCCESS and runner.cfg.eval_every:
             evaluation.finish(runner)
+        successes.append(status == ExperimentStatus.SUCCESS)
     return status

@@ -25,6 +25,7 @@ from sf_fixpo.running.eval_during_training import add_eval_args, eval_faults
 from sf_fixpo.running.folders import experiment_faults, folder_of, init_faults, start_faults
 from sf_fixpo.running.joining import rank_faults
 from sf_fixpo.running.supervision import errors_only
+from sf_fixpo.running.trackers import add_tracker_args, tracker_faults
 
 _sf_parse_sf_args = sf_arguments.parse_sf_args  # `fixpo-run` puts ours in its place
 
@@ -64,6 +65,7 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     add_fixpo_args(parser)
     add_baseline_args(parser)
     add_eval_args(parser)
+    add_tracker_args(parser)
     parser.set_defaults(algo="FIXPO", device="gpu" if torch.cuda.is_available() else "cpu")
 
 
@@ -206,13 +208,5 @@ def run_faults(cfg: Config) -> list[str]:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to
     cfg.default_niceness = max(cfg.default_niceness, os.nice(0))
-    return (
-        found
-        + unheeded_faults(cfg)
-        + init_faults(cfg)
-        + faults(cfg)
-        + baseline_faults(cfg)
-        + eval_faults(cfg)
-        + crash_faults(cfg)
-        + rank_faults(cfg)
-    )
+    found += unheeded_faults(cfg) + init_faults(cfg) + tracker_faults(cfg)
+    return found + faults(cfg) + baseline_faults(cfg) + eval_faults(cfg) + crash_faults(cfg) + rank_faults(cfg)
