@@ -18,7 +18,7 @@ JOBS ?= 2
 # One by one to whichever process is free: tests differ a hundredfold in length.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help setup demo test test-slow lint format check bench figures-smoke rooms mutants clean
+.PHONY: help setup demo test test-slow lint format check bench docs fuzz sbom audit dist figures-smoke rooms mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
@@ -61,6 +61,36 @@ bench: setup  ## the learner beside stock sample-factory, on this machine
 
 figures-smoke: setup  ## the paper's eight figures at the smallest scale, which says only that they can be made (three minutes)
 	$(PY) -m benchmarks.figure all --scale=smoke
+
+docs: setup  ## the site, in build/site; a warning is an error
+	$(PY) -m sphinx -W --keep-going -q -c docs/site . build/site
+	@echo 'build/site/index.html'
+
+FUZZ_INPUTS ?= 100000
+fuzz: setup  ## damaged and hostile inputs at every door, FUZZ_INPUTS in all (half an hour)
+	$(PY) -m pip install -qq -c constraints.txt -e '.[fuzz]'
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(PY) -m pytest -n $(JOBS) --timeout 7200 tests/fuzz
+
+# In an environment of their own: what these programs bring along is none of the package's.
+RELEASE := .setup/release
+$(RELEASE)/done: constraints.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install -qq -c constraints.txt build twine cyclonedx-bom pip-audit
+	@touch $@
+
+sbom: setup $(RELEASE)/done  ## bill of materials of this environment, CycloneDX, in build/sbom.json
+	@mkdir -p build
+	$(RELEASE)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(PY)
+	@echo 'build/sbom.json'
+
+audit: setup $(RELEASE)/done  ## known vulnerabilities of the pinned versions; says so where their data base cannot be reached
+	$(PY) -m benchmarks.vulnerabilities --pip_audit=$(RELEASE)/bin/pip-audit
+
+dist: setup $(RELEASE)/done  ## sdist and wheel in dist/, checked
+	rm -rf dist
+	$(RELEASE)/bin/python -m build -q
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+	@ls -l dist
 
 rooms: setup  ## the picture of the rooms in CONTRIBUTING.md, from today's imports
 	$(PY) -m benchmarks.rooms --write

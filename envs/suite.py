@@ -30,7 +30,9 @@ class Suite:
         missing: None where the suite can run on this machine, else what to install, as a command.
         add_args: adds the suite's own flags.
         presets: flag defaults by preset name. `paper` holds the authors' settings, `laptop` what learns on two CPU cores.
+        defaults: flag defaults that follow from other flags, of the preset and the command line, and go before the preset's.
         faults: checks the suite's flags and the environment's name; one line a fault (flag, value, what is allowed).
+        share_faults: checks how a training shares its environments out among its tasks, which is no matter of an evaluation.
         tasks: names of the tasks that a run's environments are split among, in the order of their task ids; one for most. The
             environments of a run with several give the number of theirs as the observation `task_id`, (1,) int32, which the
             learner takes out again before the network, and report the undiscounted, unshaped return of an episode in
@@ -53,6 +55,8 @@ class Suite:
     env_flags: tuple[str, ...] = ()
     listing: Callable[[], list[str]] | None = None
     notes: Callable[[Any], list[str]] = lambda cfg: []
+    defaults: Callable[[Any], Mapping[str, Any]] = lambda cfg: {}
     faults: Callable[[Any], list[str]] = lambda cfg: []
+    share_faults: Callable[[Any], list[str]] = lambda cfg: []
     tasks: Callable[[Any], tuple[str, ...]] = lambda cfg: (cfg.env,)
     evaluation_envs: Callable[..., tuple[str, ...]] = lambda cfg, split="test": (cfg.env,)

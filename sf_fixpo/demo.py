@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.demo", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of training")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="to play afterwards, for each agent")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train_dir", type=Path, default=Path("train_dir"))
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--train_dir", type=Path, default=Path("train_dir"), help="where the run goes")
     args = cli.parse(parser, argv)
     console = Console()
 

@@ -33,6 +33,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
+from sf_fixpo.playing.downloads import DownloadError, local_folder
 from sf_fixpo.playing.evaluation_worker import MAX_STEPS, PolicyAgent, Slots, one_action, set_log_level
 from sf_fixpo.playing.experiment import BadInputError, find_checkpoint, load_configs
 from sf_fixpo.playing.overlay import Categories, Gaussian, Moment, Overlay, dmlab_action_labels, upscale
@@ -304,11 +305,13 @@ def choose_config(directory: Path, env: str | None) -> AttrDict:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m sf_fixpo.enjoy", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/; or hub:USER/NAME"
+    )
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--env", help="another environment or level; default: the first that the run is evaluated on")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
-    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--episodes", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; the next one has the next seed")
     parser.add_argument(
@@ -351,11 +354,15 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     set_log_level(logging.WARNING)
     try:
+        args.dir = local_folder(args.dir, args.checkpoint, args.policy_id)
         cfg = choose_config(args.dir, args.env)
         enjoy(Console(), cfg, find_checkpoint(args.dir, args.checkpoint, args.policy_id), args)
     except (BadInputError, ScreenError) as exc:
         print(exc, file=sys.stderr)
         return 2
+    except DownloadError as exc:
+        print(exc, file=sys.stderr)
+        return 1
     except WindowClosed:
         return 0
     except KeyboardInterrupt:

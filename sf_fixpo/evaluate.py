@@ -34,6 +34,7 @@ from sf_fixpo.envs import find_suite
 from sf_fixpo.envs.cores import allowed_cores
 from sf_fixpo.envs.dmlab.names import dmlab30_level
 from sf_fixpo.envs.dmlab.scores import NoScoreError, Scores, human_normalised
+from sf_fixpo.playing.downloads import DownloadError, local_folder
 from sf_fixpo.playing.evaluation import ENVS_PER_WORKER, EvalResult, WorkerError, evaluate_all
 from sf_fixpo.playing.evaluation_worker import MAX_STEPS
 from sf_fixpo.playing.experiment import SPLITS, BadInputError, find_checkpoint, load_configs
@@ -47,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="?",
         metavar="DIR",
-        help="experiment folder, with config.json and checkpoint_p0/; none with --random",
+        help="experiment folder, with config.json and checkpoint_p0/, or hub:USER/NAME; none with --random",
     )
     parser.add_argument("--episodes", type=int, default=50, help="of each level")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
@@ -60,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_steps", type=int, default=MAX_STEPS, help="leave an episode that has not ended after so many")
     parser.add_argument("--deterministic", action="store_true", help="likeliest action instead of a sample")
     parser.add_argument("--random", action="store_true", help="a uniformly random agent, for comparison")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the environments and of sampled actions")
     parser.add_argument("--env", help="another environment than those of the run, such as one level alone")
     parser.add_argument("--json", type=Path, help="where the result goes; default: DIR/eval_<checkpoint>_<split>.json")
     parser.add_argument("--background_of", type=int, metavar="PID", help=argparse.SUPPRESS)  # of a training run
@@ -155,7 +156,7 @@ def _play_with_progress(
 
 
 def scores_of(results: dict[str, EvalResult]) -> tuple[Scores | None, str]:
-    """The human-normalised scores of DMLab levels, and one line about them: the score, or why there is none.
+    """The normalised scores of DMLab levels, and one line about them: the score, or why there is none.
 
     Args:
         results: by level. Of no suite but DMLab is there anything to say: the line is empty.
@@ -183,7 +184,7 @@ def show(console: Console, title: str, results: dict[str, EvalResult], scores: S
         return
     table = Table(title=f"{title} ({', '.join(sorted({result.engine for result in results.values()}))})", box=None)
     table.add_column("level", no_wrap=True)
-    for heading in ("return", "se", "n", *(("human %", "capped") if scores else ())):
+    for heading in ("return", "se", "n", *((f"{'stand-in' if scores.stand_in else 'human'} %", "capped") if scores else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for level, result in results.items():
         row = [level, _number(result.mean, ".2f"), _number(result.se, ".2f"), str(len(result.returns))]
@@ -191,6 +192,11 @@ def show(console: Console, title: str, results: dict[str, EvalResult], scores: S
             row += [f"{scores.normalised[level]:.1f}", f"{scores.capped[level]:.1f}"]
         table.add_row(*row)
     console.print(table)
+
+
+def _score(scores: Scores) -> dict[str, Any]:
+    figures = {"name": scores.name, "capped": scores.mean_capped, "normalised": scores.mean_normalised}
+    return {**figures, "stand_in": scores.stand_in}
 
 
 def make_record(
@@ -221,7 +227,7 @@ def make_record(
         "deterministic": args.deterministic,
         "seed": args.seed,
         "episodes": args.episodes,
-        "score": {"name": scores.name, "capped": scores.mean_capped, "normalised": scores.mean_normalised} if scores else None,
+        "score": _score(scores) if scores else None,
         "no_score": None if scores else line or None,
         "levels": levels,
     }
@@ -238,6 +244,8 @@ def main(argv: list[str] | None = None) -> int:
         end_with_parent(args.background_of)
     console = Console()
     try:
+        if args.dir:
+            args.dir = local_folder(args.dir, args.checkpoint, args.policy_id)
         cfgs = load_configs(args.dir, args.split, args.env) if args.dir else _without_a_run(args)
         checkpoint = None if args.random else find_checkpoint(args.dir, args.checkpoint, args.policy_id)
         path = result_path(args, checkpoint)
@@ -245,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     except BadInputError as exc:
         print(exc, file=sys.stderr)
         return 2
-    except WorkerError as exc:
+    except (DownloadError, WorkerError) as exc:
         print(exc, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ from sf_fixpo import cli
 from sf_fixpo.enjoy import choose_config
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
+from sf_fixpo.playing.downloads import DownloadError, local_folder
 from sf_fixpo.playing.evaluation_worker import Slots, set_log_level
 from sf_fixpo.playing.experiment import BadInputError, find_checkpoint
 from sf_fixpo.playing.export_formats import FORMATS, Format, example_inputs
@@ -45,7 +46,9 @@ class ExportError(RuntimeError):
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit status 2."""
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/")
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="experiment folder, with config.json and checkpoint_p0/; or hub:USER/NAME"
+    )
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="of the file; default: onnx")
     parser.add_argument("--checkpoint", help="best, latest, or a path; default: best where there is one, else latest")
     parser.add_argument("--policy_id", type=int, default=0, help="which policy of a population")
@@ -154,6 +157,7 @@ def export(args: argparse.Namespace) -> None:
         BadInputError: something asked for cannot be had.
         ExportError: no file does what the actor does.
     """
+    args.dir = local_folder(args.dir, args.checkpoint, args.policy_id)
     checkpoint = find_checkpoint(args.dir, args.checkpoint, args.policy_id)
     cfg = choose_config(args.dir, args.env)
     path = out_path(args, checkpoint)
@@ -188,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
         for line in str(exc).splitlines():
             print(f"{_PROGRAM}: {line}", file=sys.stderr)
         return 2
+    except DownloadError as exc:
+        print(f"{_PROGRAM}: {exc}", file=sys.stderr)
+        return 1
     except ExportError as exc:
         print(f"{_PROGRAM}: --format={args.format}: {exc}", file=sys.stderr)
         return 1

@@ -36,6 +36,7 @@ from sf_fixpo.records.model_card import Card, level_scores, make_card
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
 
 PICTURES = ("*.png", "*.gif", "*.mp4")
+FILM = "replay.mp4"  # which the Hub plays beside the card
 EVALUATIONS = "eval*.json"
 LOGIN = "set HF_TOKEN, or log in with `hf auth login` (`huggingface-cli login` in older versions)"
 
@@ -117,19 +118,22 @@ def stage(experiment: Path, folder: Path, repo_id: str, which: Sequence[str | No
     evaluations = {path.name: _read_evaluation(path) for path in sorted(experiment.glob(EVALUATIONS))}
     public = public_config(config, repo_id.rpartition("/")[2])
     weights = [f"checkpoint_p{policy_id}/{path.name}" for path in found]
-    pictures = sorted(path for pattern in PICTURES for path in experiment.glob(pattern) if path.is_file())
+    pictures = {path.name: path for pattern in PICTURES for path in sorted(experiment.glob(pattern)) if path.is_file()}
+    films = sorted(experiment.glob("videos/*.mp4"), key=lambda path: path.stat().st_mtime)
+    if films and FILM not in pictures:  # the newest of fixpo-enjoy
+        pictures[FILM] = films[-1]
     card = Card(
         repo_id=repo_id,
         config=public,
         rows=_read_update_log(experiment / UPDATE_LOG, policy_id),
         evaluations=list(evaluations.values()),
         checkpoints=weights,
-        pictures=[path.name for path in pictures],
+        pictures=list(pictures),
         dmlab=_is_dmlab(config),
     )
     texts = {"README.md": make_card(card), "config.json": json.dumps(public, indent=2) + "\n"}
     texts.update({name: json.dumps(record, indent=1) + "\n" for name, record in evaluations.items()})
-    files = dict(zip(weights, found, strict=True)) | {path.name: path for path in pictures}
+    files = dict(zip(weights, found, strict=True)) | pictures
     if (log := experiment / UPDATE_LOG).is_file():
         texts[UPDATE_LOG] = log.read_text()
     _refuse_secrets(texts, experiment)

@@ -88,10 +88,12 @@ def parse_cfg(argv: list[str], script: dict[str, Any] | None = None) -> AttrDict
         raise BadInputError(f"--preset={preset}: for {suite.name} it must be one of {', '.join(suite.presets)}")
     parser.set_defaults(**suite.presets[preset])
     known = parser.parse_known_args(argv)[0]
+    parser.set_defaults(**suite.defaults(known))
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = resumed(parse_full_cfg(parser, argv))
     cfg.task_names, cfg.script = list(suite.tasks(cfg)), {**script, "suite": suite.name} if script else {}
     found = run_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
+    found += suite.share_faults(cfg)
     found += [
         f"--{name}={cfg.cli_args[name]}: the {suite.name} suite has no use for it, leave it out"
         for name in ENV_FLAGS

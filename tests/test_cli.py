@@ -13,7 +13,7 @@ from programs import ENV, REPO, SERIAL, checkpoints_of, train
 
 from benchmarks.synthetic import make_env_info, vector_space
 from sf_fixpo import train as program
-from sf_fixpo.running.preparing import env_faults
+from sf_fixpo.running.fit import env_faults
 
 CARTPOLE = f"--env={ENV}"
 

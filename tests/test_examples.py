@@ -176,7 +176,11 @@ def test_fixpo_in_a_cleanrl_loop_learns_cartpole(seed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"), [("custom_env", SERIAL[1:]), ("custom_network", PARALLEL)], ids=["custom_env", "custom_network"]
+    ("name", "flags"),
+    [
+        pytest.param("custom_env", SERIAL[1:], id="custom_env"),
+        pytest.param("custom_network", PARALLEL, id="custom_network", marks=pytest.mark.slow),
+    ],
 )
 def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
     flags = [*flags, f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]

@@ -184,6 +184,7 @@ def test_every_seed_is_drawn_and_the_mean_has_a_band():
     assert "| mujoco_Walker2d | appo | 1 | 4 |" in text
 
 
+@pytest.mark.slow
 def test_figure_4_runs_its_part_of_figure_3_once(tmp_path, capsys):
     where = [f"--train_dir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}", "--methods=fixpo"]
     assert program.main(["4", *where]) == 0, capsys.readouterr()

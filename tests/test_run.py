@@ -45,8 +45,8 @@ EXAMPLES = {
 }
 
 
-# the longer ones, of several processes, are left to `make test-slow`
-LONGER = ("several agents", "a population")
+# the longer ones, of several processes or most episodes, are left to `make test-slow`
+LONGER = ("gymnasium", "several agents", "a population")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in EXAMPLES])
@@ -116,7 +116,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("imports", ["run_rl", pytest.param("run_rl, parse_sf_args", marks=pytest.mark.slow), ""])
+@pytest.mark.parametrize(
+    "imports", ["run_rl", *(pytest.param(imports, marks=pytest.mark.slow) for imports in ("run_rl, parse_sf_args", ""))]
+)
 def test_a_users_script_with_one_import_changed_or_none(tmp_path, imports):
     script = tmp_path / "train_mine.py"
     script.write_text(SCRIPT.replace("IMPORTS", f"from sf_fixpo import {imports}" if imports else ""))

@@ -46,6 +46,7 @@ def test_the_wheel_has_one_root_and_everything_below_it(wheel):
     assert modules | {"sf_fixpo/py.typed"} <= set(names)
 
 
+@pytest.mark.slow
 def test_a_user_with_an_envs_and_a_launcher_package_trains_evaluates_and_launches(wheel, tmp_path):
     for package in ("envs", "launcher"):
         (tmp_path / package).mkdir()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sf_fixpo.envs.cores import allowed_cores
-from sf_fixpo.envs.dmlab.presets import LAPTOP, PAPER
+from sf_fixpo.envs.dmlab.presets import LAPTOP, PAPER, defaults, equal_shares
 from sf_fixpo.envs.suite import Suite
 
 PREFIX = "dmlab_30_"
@@ -146,12 +146,15 @@ def add_args(parser: ArgumentParser) -> None:
         "--dmlab_with_instructions",
         default=True,
         type=str2bool,
-        help="Give the network the level's instruction, which the language levels cannot be solved without",
+        help="Give the network the level's instruction, without which no language level can be solved: on where there is one",
     )
     p.add_argument("--res_w", default=96, type=int, help="Frame width, pixels")
     p.add_argument("--res_h", default=72, type=int, help="Frame height, pixels")
     p.add_argument(
-        "--dmlab_extended_action_set", default=False, type=str2bool, help="15 actions with fine and coarse turns, instead of 9"
+        "--dmlab_extended_action_set",
+        default=False,
+        type=str2bool,
+        help="15 actions with fine and coarse turns, up and down too, instead of 9: on where a level needs them",
     )
     p.add_argument(
         "--dmlab_optimistic_rewards",
@@ -223,7 +226,7 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
 
     found = []
     levels = tasks(cfg)
-    speaking = [level for level in levels if level.startswith("language_")]
+    speaking = [level for level in levels if names.speaks(level)]
     if speaking and not cfg.dmlab_with_instructions:
         found.append(f"--dmlab_with_instructions=False: {', '.join(speaking)} cannot be solved without; use True")
     showing = [level for level in levels if names.needs_dataset(level)]
@@ -233,21 +236,47 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
             "al. (2008), which are not part of DeepMind Lab: its folder data/brady_konkle_oliva2008 says how to get them. "
             f"To do without: --env={names.ALL} --dmlab_levels=..."
         )
-    workers = getattr(cfg, "num_workers", len(levels))
-    workers *= cfg.get("ranks", 1) if isinstance(cfg, dict) else getattr(cfg, "ranks", 1)  # which share the levels out
-    if cfg.dmlab_one_task_per_worker and workers % len(levels or [0]):
-        found.append(
-            f"--num_workers={workers}: must be a multiple of the {len(levels)} levels with --dmlab_one_task_per_worker=True"
-        )
     return found
 
 
+def share_faults(cfg: Any) -> list[str]:
+    """Whether every level of a training gets as many environments as every other, so that all give equally many samples."""
+    levels = len(tasks(cfg)) or 1
+    ranks, each = getattr(cfg, "ranks", 1), cfg.num_envs_per_worker
+    workers = ranks * cfg.num_workers
+    here = f"--num_workers={cfg.num_workers}" + (f" on each of {ranks} ranks" if ranks > 1 else "")
+    if cfg.dmlab_one_task_per_worker:
+        return (
+            [f"{here}: must be a multiple of the {levels} levels with --dmlab_one_task_per_worker=True"]
+            if workers % levels
+            else []
+        )
+    if workers * each % levels == 0:
+        return []
+    fitting = equal_shares(levels, workers, each, cfg.worker_num_splits)
+    count = f"{workers * each} environments ({here}) are no multiple of {levels} levels"
+    return [f"--num_envs_per_worker={each}: {count}, which could not share them equally; {fitting} can, which is the default"]
+
+
 def notes(cfg: Any) -> list[str]:
-    """How long the paper preset takes where there is no GPU, and what the other preset would do; nothing for short runs.
+    """What cannot be played with the chosen actions; how long the paper preset takes without a GPU, where that is long.
 
     Args:
         cfg: the parsed flags, with `preset`, `device`, `train_for_env_steps` (frames) and `train_for_seconds`.
     """
+    return [*_action_notes(cfg), *_time_notes(cfg)]
+
+
+def _action_notes(cfg: Any) -> list[str]:
+    from sf_fixpo.envs.dmlab import names
+
+    if cfg.dmlab_extended_action_set:
+        return []
+    high = ", ".join(level for level in tasks(cfg) if names.needs_looking_up(level))
+    return [f"with 9 actions nobody looks up or down, which {high} needs: --dmlab_extended_action_set=True"] if high else []
+
+
+def _time_notes(cfg: Any) -> list[str]:
     if cfg.preset != "paper" or cfg.device != "cpu":
         return []
     cores = allowed_cores()
@@ -284,7 +313,9 @@ SUITE = Suite(
     add_args=add_args,
     make_env=make_env,
     presets=MappingProxyType({"paper": PAPER, "laptop": LAPTOP}),
+    defaults=defaults,
     faults=faults,
+    share_faults=share_faults,
     tasks=tasks,
     evaluation_envs=evaluation_envs,
     env_flags=("pixel_format",),

@@ -15,6 +15,7 @@ from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
 from sf_examples.dmlab.wrappers.reward_shaping import RAW_SCORE_SUMMARY_KEY_SUFFIX, DmlabRewardShapingWrapper
 
 from sf_fixpo.envs.dmlab import engines
+from sf_fixpo.envs.dmlab.broken import write_episode
 from sf_fixpo.envs.dmlab.cache.level_cache import LevelCache, make_level_cache
 from sf_fixpo.envs.dmlab.loader import COMPILER_FAILED
 from sf_fixpo.envs.dmlab.names import is_hold_out, level_path, levels_of, needs_dataset
@@ -97,6 +98,8 @@ class DmLabEnv(gymnasium.Env):
         self._frame = np.zeros((cfg.res_h, cfg.res_w, 3), np.uint8)
         self._return = 0.0
         self._frames = 0
+        self._episode_seed = 0
+        self._played: list[int] = []  # actions of the episode
         self._cache: LevelCache | None = None
         self.engine = engine  # results name it
         self._remove_files: Callable[[], Any] = lambda: None
@@ -137,16 +140,27 @@ class DmLabEnv(gymnasium.Env):
             self._seeds = np.random.default_rng(env_seeds(self._cfg, self._env_config, salt=seed or 0)[0])
         # DeepMind Lab takes nothing but a Python int below 2**31.
         episode_seed = int(self._seeds.integers(2**31)) if self._cache is None else self._cache.claim_seed(self._seeds)
+        return self.begin(episode_seed), {}
+
+    def begin(self, episode_seed: int) -> dict[str, np.ndarray]:
+        """Starts the episode of a seed, as `repeat` does; returns the observation.
+
+        Args:
+            episode_seed: in [0, 2**31).
+
+        Raises:
+            RuntimeError: as `reset`.
+        """
+        self._return, self._frames, self._episode_seed = 0.0, 0, episode_seed
+        self._played.clear()
         try:
             self._lab.reset(seed=episode_seed)
-        except RuntimeError as error:
+            self._observe()
+        except Exception as error:
             hint = start_hint(self.level_name, str(error), self._cfg)
-            raise RuntimeError(
-                " ".join(filter(None, [f"{self.level_name}, seed {episode_seed}: no episode could be started: {error}", hint]))
-            ) from error
-        self._return, self._frames = 0.0, 0
-        self._observe()
-        return self._observation(), {}
+            said = f"{self.level_name}, seed {episode_seed}: no episode could be started: {_words(error)}"
+            raise RuntimeError(" ".join(filter(None, [said, hint, self._how_to_repeat()]))) from error
+        return self._observation()
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Repeats an action for `--env_frameskip` frames.
@@ -159,12 +173,17 @@ class DmLabEnv(gymnasium.Env):
             `episode_extra_stats` with the undiscounted, unshaped return and the length in frames.
 
         Raises:
-            RuntimeError: no episode is going on, or the engine is gone.
+            RuntimeError: no episode is going on, or the engine is gone; the message says where, and how to repeat it.
         """
-        reward = float(self._lab.step(self._actions[int(np.asarray(action).item())], num_steps=self._frameskip))
-        terminated = not self._lab.is_running()
-        if not terminated:
-            self._observe()
+        self._played.append(int(np.asarray(action).item()))
+        try:
+            reward = float(self._lab.step(self._actions[self._played[-1]], num_steps=self._frameskip))
+            terminated = not self._lab.is_running()
+            if not terminated:
+                self._observe()
+        except Exception as error:
+            where = f"{self.level_name}, seed {self._episode_seed}, in the step from frame {self._frames}"
+            raise RuntimeError(" ".join(filter(None, [f"{where}: {_words(error)}", self._how_to_repeat()]))) from error
         self._return += reward
         self._frames += self._frameskip
         info: dict[str, Any] = {"num_frames": self._frameskip}
@@ -184,6 +203,10 @@ class DmLabEnv(gymnasium.Env):
         self._lab.close()
         self._remove_files()
 
+    def _how_to_repeat(self) -> str:
+        """Writes down the episode so far; the command that plays it again."""
+        return write_episode(self._cfg, self.level_name, self.engine, self._episode_seed, self._played)
+
     def _observe(self) -> None:
         """Takes what the engine shows now, which it does not show again after the end."""
         observations = self._lab.observations()
@@ -198,6 +221,11 @@ class DmLabEnv(gymnasium.Env):
         if TASK_ID in self._observed:
             observation[TASK_ID] = np.array([self.task_id], np.int32)
         return observation
+
+
+def _words(error: Exception) -> str:
+    """What an engine said, or what went wrong in a level of the stand-in."""
+    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
 
 
 def start_hint(level: str, said: str, cfg: Any) -> str:

@@ -16,17 +16,24 @@ PREFIX = "dmlab_30_"
 ALL = "dmlab_30"
 _TEST = "_test"
 
+_FAMILIES = ("language", "lasertag", "natlab", "skymaze", "psychlab", "explore")
 _ROOMS = ("rooms_collect_good_objects", "rooms_exploit_deferred_effects", "rooms_select_nonmatching_object")
 LEVEL_SETS = MappingProxyType(
     {
         ALL: DMLAB30_LEVELS,
         # the three that the paper trains on
         "dmlab_30_rooms": tuple(level for level in DMLAB30_LEVELS if level.startswith(_ROOMS)),
+        # by family; that of rooms has two levels more than the paper's three
+        "dmlab_30_rooms_all": tuple(level for level in DMLAB30_LEVELS if level.startswith("rooms_")),
+        **{f"{PREFIX}{family}": tuple(level for level in DMLAB30_LEVELS if level.startswith(family)) for family in _FAMILIES},
     }
 )
 
 # They show images that are not part of DeepMind Lab.
 NEED_DATASET = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
+
+# Buttons, or a frame to look at, that lie 10 to 29 degrees above or below the middle of the panel.
+_LOOK_UP = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_sequential_comparison", "psychlab_visual_search")
 
 
 def dmlab30_level(env_name: str) -> str | None:
@@ -55,6 +62,16 @@ test_level.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for
 def is_hold_out(level: str) -> bool:
     """Whether a level is for evaluation only, so that DeepMind Lab has to be told to start it."""
     return level.endswith(_TEST)
+
+
+def speaks(level: str) -> bool:
+    """Whether a level, or the one it is the test variant of, has instructions."""
+    return level.startswith("language_")
+
+
+def needs_looking_up(level: str) -> bool:
+    """Whether there is something to reach above or below eye level, which the 9 actions do not turn to."""
+    return level.removesuffix(_TEST) in _LOOK_UP
 
 
 def level_file(level: str) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+
+from sf_fixpo.envs.dmlab import names
 
 # What sample-factory's own DMLab example sets, for both presets.
 _EXAMPLE = {
@@ -105,3 +110,36 @@ LAPTOP = MappingProxyType(
         "dmlab_optimistic_rewards": False,
     }
 )
+
+
+def defaults(cfg: Any) -> Mapping[str, Any]:
+    """What follows from the levels: instructions and the actions that look up where one needs them, equal shares of the samples.
+
+    Args:
+        cfg: the flags as they are without these defaults; `num_envs_per_worker` is the preset's or the command line's.
+    """
+    levels = names.levels_of(cfg.env, cfg.dmlab_levels)
+    found: dict[str, Any] = {}
+    if any(map(names.speaks, levels)):
+        found["dmlab_with_instructions"] = True
+    if any(map(names.needs_looking_up, levels)):
+        found["dmlab_extended_action_set"] = True
+    if len(levels) > 1 and not cfg.dmlab_one_task_per_worker and cfg.num_workers > 0:
+        found["num_envs_per_worker"] = equal_shares(len(levels), cfg.num_workers, cfg.num_envs_per_worker, cfg.worker_num_splits)
+    return found
+
+
+def equal_shares(tasks: int, workers: int, each: int, splits: int) -> int:
+    """The least number of environments a worker, from `each` on, that gives every level as many as every other.
+
+    Environment i plays level i modulo their number. A worker steps its environments in turn, so that equally many
+    environments are equally many samples.
+
+    Args:
+        tasks: how many levels.
+        workers: how many of sample-factory's rollout workers.
+        each: environments that a worker should have at least.
+        splits: into how many groups a worker divides its environments, equal ones.
+    """
+    step = math.lcm(tasks // math.gcd(tasks, workers), max(1, splits))
+    return max(1, -(-each // step)) * step

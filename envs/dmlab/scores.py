@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS, HUMAN_SCORES, RANDOM_SCORES
 
-from sf_fixpo.envs.dmlab.engines import DEEPMIND_LAB
+from sf_fixpo.envs.dmlab.engines import DEEPMIND_LAB, VIZDOOM
 from sf_fixpo.envs.dmlab.names import dmlab30_level, is_hold_out, score_name, test_level
 
 CAP = 100.0
 DMLAB30_SCORE = "DMLab-30 score"
+STAND_IN_SCORE = "stand-in score"
 
 
 class NoScoreError(ValueError):
@@ -32,6 +33,7 @@ class Scores:
         capped: the same, none above 100.
         mean_normalised: mean over the levels, without the cap.
         mean_capped: mean over the levels; a level counts 100 at most.
+        stand_in: whether the stand-in played, so that 0 and 100 are a random agent and a human elsewhere.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Scores:
     capped: dict[str, float]
     mean_normalised: float
     mean_capped: float
+    stand_in: bool = False
 
 
 def normalised_score(level: str, mean: float) -> float:
@@ -65,30 +68,31 @@ def score_title(levels: set[str]) -> str:
     """
     if levels == set(map(test_level, DMLAB30_LEVELS)):
         return DMLAB30_SCORE
-    count = f"{len(levels)} level{'s' * (len(levels) > 1)}"
+    return f"mean capped human-normalised score over {_counted(levels)}"
+
+
+def _counted(levels: set[str]) -> str:
     trained_on = "" if all(map(is_hold_out, levels)) else ", training variants among them"
-    return f"mean capped human-normalised score over {count}{trained_on}"
+    return f"{len(levels)} level{'s' * (len(levels) > 1)}{trained_on}"
 
 
 def human_normalised(means: Mapping[str, float], engine: str) -> Scores:
-    """The scores of what was evaluated.
+    """The scores of what was evaluated; of the stand-in by the same formula, and never under the same name.
 
     Args:
         means: mean raw return over episodes, by level.
         engine: what simulated the episodes.
 
     Raises:
-        NoScoreError: the engine is a stand-in, a level is none of DMLab-30, or there is none at all.
+        NoScoreError: several engines played, a level is none of DMLab-30, or there is none at all.
     """
-    if engine != DEEPMIND_LAB:
-        raise NoScoreError(
-            f"no normalised score: the engine is {engine}, a stand-in, and the human and random scores were measured on "
-            "DeepMind Lab"
-        )
+    if engine not in (DEEPMIND_LAB, VIZDOOM):
+        raise NoScoreError(f"no normalised score: the engines are {engine}, whose episodes are not of one kind")
     if not means:
         raise NoScoreError("no normalised score: no level was evaluated")
     normalised = {level: normalised_score(level, mean) for level, mean in means.items()}
     capped = {level: min(CAP, score) for level, score in normalised.items()}
     levels = {known for level in means if (known := dmlab30_level(level)) is not None}
-    count = len(means)
-    return Scores(score_title(levels), normalised, capped, sum(normalised.values()) / count, sum(capped.values()) / count)
+    count, stand_in = len(means), engine == VIZDOOM
+    title = f"{STAND_IN_SCORE} over {_counted(levels)}, no score of DMLab-30" if stand_in else score_title(levels)
+    return Scores(title, normalised, capped, sum(normalised.values()) / count, sum(capped.values()) / count, stand_in)

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from sf_fixpo.records.archives import archive_fault
 
 log = logging.getLogger("rl")
 
@@ -72,12 +73,8 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     """
     data = Path(path).read_bytes()  # whatever the file system refuses, it refuses here
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
-            # by this bit a member is a folder: torch then takes whatever the memory for its numbers happened to hold
-            folders = [member.filename for member in archive.infolist() if member.external_attr & 0x10]
-        if damaged or folders:
-            raise UnreadableError(f"{damaged or folders[0]} in it is damaged")
+        if fault := archive_fault(data):
+            raise UnreadableError(fault)
         state = unpickle(data)
     except (UnreadableError, MemoryError):
         raise
@@ -274,7 +271,7 @@ def saved_betas(state: dict[str, Any]) -> int | None:
     """How many multipliers a checkpoint was saved with; None where it holds none, or nothing that could be them."""
     try:
         return state["fixpo"]["multiplier"]["beta"].numel()
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, IndexError):
         return None
 
 
@@ -328,7 +325,7 @@ def checkpoint_faults(state: Any, model_state: dict[str, Tensor], parameters: Se
 def _optimizer_faults(found: Any, parameters: Sequence[Tensor]) -> list[str]:
     try:
         saved, indices = dict(found["state"]), [index for group in found["param_groups"] for index in group["params"]]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, IndexError):
         return ["optimizer: must be a dict with 'state' and 'param_groups'"]
     if indices != list(range(len(parameters))):  # as torch numbers them
         return [f"optimizer.param_groups: {len(parameters)} parameters in this run, {len(indices)} in the checkpoint"]

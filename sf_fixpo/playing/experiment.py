@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.envs import UnknownEnvError, find_suite
+from sf_fixpo.records.foreign import PLACES, foreign_faults, is_from_outside
 from sf_fixpo.running.scripts import ScriptError, adopt
+from sf_fixpo.running.settings import all_flags, setting_faults
 
 SPLITS = ("test", "train")
+CHECKPOINTS = {"best": "best_*.pth", "latest": "checkpoint_*.pth"}
 
 
 class BadInputError(ValueError):
@@ -30,14 +32,13 @@ def find_checkpoint(directory: Path, which: str | None, policy_id: int = 0) -> P
         BadInputError: there is no such file.
     """
     folder = directory / f"checkpoint_p{policy_id}"
-    kinds = {"best": "best_*.pth", "latest": "checkpoint_*.pth"}
     wanted = ("best", "latest") if which is None else (which,)
     for kind in wanted:
-        if kind not in kinds:
+        if kind not in CHECKPOINTS:
             if Path(kind).is_file():
                 return Path(kind)
             raise BadInputError(f"--checkpoint={kind}: no such file; best, latest, or the path of one")
-        files = sorted(folder.glob(kinds[kind]))
+        files = sorted(folder.glob(CHECKPOINTS[kind]))
         if files:
             return files[-1]
     raise BadInputError(f"{folder}: no {' or '.join(wanted)} checkpoint")
@@ -83,9 +84,17 @@ def load_configs(directory: Path, split: str = "test", env: str | None = None) -
 def _read_config(directory: Path) -> AttrDict:
     path = directory / "config.json"
     try:
-        return AttrDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as exc:
+        cfg = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as exc:
         raise BadInputError(f"{path}: cannot be read, is this an experiment folder? {exc}") from exc
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("env"), str):
+        raise BadInputError(f"{path}: names no environment, is this an experiment folder?")
+    if found := foreign_faults(directory, cfg):
+        raise BadInputError("\n".join(found))
+    if is_from_outside(directory):  # whose places are not this machine's
+        cfg.update(train_dir=str(directory.parent), experiment=directory.name)
+        cfg = {key: value for key, value in cfg.items() if key not in PLACES}
+    return AttrDict(cfg)
 
 
 def _playable(cfg: AttrDict, env: str | None) -> AttrDict:
@@ -102,10 +111,11 @@ def _playable(cfg: AttrDict, env: str | None) -> AttrDict:
             cfg.update(suite.presets.get("paper", {}))
     except UnknownEnvError as exc:
         raise BadInputError(str(exc)) from None
-    parser = argparse.ArgumentParser()
-    suite.add_args(parser)
-    for flag, default in vars(parser.parse_args([])).items():  # flags younger than the run, or of another suite
-        cfg.setdefault(flag, default)
+    flags = all_flags(cfg.env, suite.add_args)
+    if found := setting_faults(cfg, flags):
+        raise BadInputError("\n".join(f"config.json: {line}" for line in found))
+    for flag in flags:  # those younger than the run, or of another suite
+        cfg.setdefault(flag.dest, flag.default)
     if cfg.env != trained_on and "dmlab_levels" in cfg:
         cfg.dmlab_levels = ""  # it chose from the levels of the other
     if needed := suite.missing():

@@ -10,6 +10,7 @@ size of the recurrent state.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sf_fixpo.records.archives import archive_fault
 
 FORMAT = 2
 FOLDER = "audit"  # in the experiment's folder
@@ -102,9 +105,13 @@ def load(path: Path) -> AuditRecord:
         UnreadableError: it is not an audit file of this format, or its parts do not fit together.
     """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        fault = archive_fault(data)
+        contents = None if fault else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as exc:  # a torn or foreign file fails in many ways, and all of them mean the same here
         raise UnreadableError(f"{path}: cannot be read: {type(exc).__name__}: {exc}") from exc
+    if fault:
+        raise UnreadableError(f"{path}: cannot be read: {fault}")
     return parse(contents, str(path))
 
 

@@ -15,7 +15,17 @@ import numpy as np
 
 # What is a run's own, and says nothing about how it was set up.
 _OWN = frozenset(
-    ("experiment", "train_dir", "cli_args", "command_line", "git_hash", "git_repo_name", "wandb_unique_id", "restart_behavior")
+    (
+        "experiment",
+        "train_dir",
+        "cli_args",
+        "command_line",
+        "git_hash",
+        "git_repo_name",
+        "wandb_unique_id",
+        "mlflow_run_id",
+        "restart_behavior",
+    )
 )
 REPETITION = "seed"  # the setting by which repetitions differ
 _POINTS = 300  # of a curve that is drawn

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sf_fixpo.records.live import HISTORY, View, figures_of, time_left
-from sf_fixpo.records.run_logs import FPS_TAG, RETURN_TAG
-from sf_fixpo.records.update_log import UPDATE_LOG, kl_over_bound, row_fault
+from sf_fixpo.records.run_logs import FPS_TAG, RETURN_TAG, LogError, read_config
+from sf_fixpo.records.update_log import UPDATE_LOG, is_number, kl_over_bound, row_fault
 
 _SILENT_SECONDS = 120.0  # without a file that grows, a run whose process cannot be seen is taken for over
 _FPS_SECONDS = 60.0  # that the speed is measured over
@@ -75,7 +75,7 @@ class UpdateTail:
         self._at += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            with suppress(ValueError):  # torn by a crash
+            with suppress(ValueError, RecursionError):  # torn by a crash
                 self._take(json.loads(line))
         if self.rows:
             self.grown = modified
@@ -146,18 +146,17 @@ class RunFollower:
             now: seconds since 1970.
         """
         now = time.time() if now is None else now
-        with suppress(OSError, ValueError):
-            self._config = json.loads((self.folder / "config.json").read_text())
+        with suppress(LogError):
+            self._config = read_config(self.folder)
         self._updates.look()
         rows = list(self._updates.rows)
         returns, speeds = self._scalars.look((RETURN_TAG, FPS_TAG))
         steps = int(rows[-1]["env_steps"] if rows else returns[-1][0] if returns else 0)
-        target = self._config.get("train_for_env_steps")
+        target, limit = (self._number(name) for name in ("train_for_env_steps", "train_for_seconds"))
         state = self._state(steps, target, holder, now)
         fps = None
         if state == "running":
             fps = self._fps(steps, now) or (speeds[-1][1] if speeds else None)
-        limit = self._config.get("train_for_seconds")
         clock_left = math.inf if started is None or not limit else limit - (now - started)
         return View(
             name=self._name,
@@ -171,6 +170,11 @@ class RunFollower:
             worst=self._updates.worst,
             **figures_of(rows),
         )
+
+    def _number(self, name: str) -> Any:
+        """A setting that is a number; None where it is none."""
+        value = self._config.get(name)
+        return value if is_number(value) else None
 
     def _state(self, steps: int, target: int | None, holder: str, now: float) -> str:
         if holder == ALIVE:

@@ -180,7 +180,8 @@ def _introduction(card: Card) -> str:
         if card.on_stand_in:
             text += f"\n\n> {_STAND_IN_NOTE}"
     shown = [path for path in card.pictures if path.endswith((".png", ".gif"))]
-    return "\n\n".join([text, *(f"![{path}]({path})" for path in shown)])
+    films = [path for path in card.pictures if path.endswith(".mp4")]
+    return "\n\n".join([text, *(f"![{path}]({path})" for path in shown), *(f"Film: [{path}]({path})" for path in films)])
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -255,7 +256,7 @@ def _settings(card: Card) -> str:
 
 def _usage(card: Card) -> str:
     folder = f"train_dir/{card.repo_id.rpartition('/')[2]}"
-    commands = [f"hf download {card.repo_id} --local-dir {folder}"]
+    commands = [f"fixpo-enjoy hub:{card.repo_id}", f"hf download {card.repo_id} --local-dir {folder}"]
     commands += [f"python -m sf_fixpo.evaluate {folder} --checkpoint={folder}/{path} --episodes=50" for path in card.checkpoints]
     lines = "\n".join(commands)
     return (

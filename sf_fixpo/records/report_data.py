@@ -16,8 +16,8 @@ from sf_fixpo.records.comparison import group_names
 from sf_fixpo.records.health import describe
 from sf_fixpo.records.model_card import LevelScore, level_scores
 from sf_fixpo.records.run_folders import sweep_state
-from sf_fixpo.records.run_logs import EVALUATION_LOG, FPS_TAG, Experiment, LogError, read_experiment, read_scalars
-from sf_fixpo.records.update_log import UPDATE_LOG, kl_over_bound, read_rows, row_fault
+from sf_fixpo.records.run_logs import EVALUATION_LOG, FPS_TAG, Experiment, read_experiment, read_scalars
+from sf_fixpo.records.update_log import UPDATE_LOG, is_number, is_number_or_none, kl_over_bound, read_rows
 
 _LARGEST_FILM = 4 << 20  # bytes: what a page can carry
 _LONGEST_LABEL = 32  # letters: what a legend can
@@ -112,12 +112,7 @@ def read_run(folder: Path, name: str, policy_id: int, publish: Callable[[Mapping
     Raises:
         LogError: a log is missing or not readable.
     """
-    try:
-        read = read_experiment(folder, policy_id)
-    except (TypeError, AttributeError) as exc:  # rows that are no objects
-        raise LogError(f"{folder / UPDATE_LOG}: not an update log: {exc}") from exc
-    if fault := next(filter(None, map(row_fault, read.rows)), None):
-        raise LogError(f"{folder / UPDATE_LOG}: not an update log: a row {fault}")
+    read = read_experiment(folder, policy_id)
     experiment = Experiment(
         name, publish(read.config), read.rows, read.return_steps, read.returns, read.entropy_steps, read.entropies
     )
@@ -143,9 +138,15 @@ def _read_evaluations(folder: Path, policy_id: int) -> list[dict[str, Any]]:
 
 def _is_evaluation(row: Any) -> bool:
     """Whether a row of the evaluation log has what is shown."""
-    if not isinstance(row, dict) or not isinstance(row.get("env_steps"), int) or not isinstance(row.get("levels"), dict):
+    if not isinstance(row, dict) or not is_number(row.get("env_steps")) or not isinstance(row.get("levels"), dict):
         return False
-    return all(isinstance(level, dict) and {"mean", "se", "n"} <= level.keys() for level in row["levels"].values())
+    return all(
+        isinstance(level, dict)
+        and is_number(level.get("mean"))
+        and is_number(level.get("n"))
+        and is_number_or_none(level.get("se", ""))
+        for level in row["levels"].values()
+    )
 
 
 def _read_scores(folder: Path) -> list[LevelScore]:
@@ -204,7 +205,7 @@ def faults_of(experiment: Experiment) -> list[str]:
             found.append(_plural(count, what))
     found += describe(rows)
     target = config.get("train_for_env_steps")
-    if rows and isinstance(target, int | float) and rows[-1]["env_steps"] < target:
+    if rows and is_number(target) and rows[-1]["env_steps"] < target:
         found.append(
             f"not at its end: {rows[-1]['env_steps']:,} of {target:,} steps (or ended by --train_for_seconds, or running)"
         )

@@ -109,6 +109,12 @@ def _end(run: RunData) -> float:
     return float(run.rows[-1]["env_steps"]) if run.rows else float(max(run.experiment.return_steps, default=math.nan))
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are numbers; NaN where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
 def _verdict(runs: Sequence[RunData]) -> str:
     """Whether the guarantee held, in a sentence."""
     bound = [run for run in runs if run.rows and is_enforced(run.experiment.config)]
@@ -139,7 +145,7 @@ def _summary(groups: Sequence[Group]) -> str:
                 "n/a" if math.isnan(worst) else f"{worst:.4f}",
                 with_interval([_beta_at_end(run) for run in runs]),
                 with_interval([_fixup_share(run) for run in runs]),
-                short_number(float(np.nanmean([_end(run) for run in runs]))),
+                short_number(_mean([_end(run) for run in runs])),
                 with_interval([float(run.fps[:, 1].mean()) if len(run.fps) else math.nan for run in runs]),
                 str(sum(len(run.faults) for run in runs)),
             )

@@ -63,10 +63,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     if not directory.is_dir():
         raise LogError(f"{directory}: no such folder")
+    path = directory / "config.json"
     try:
-        return json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError) as exc:
-        raise LogError(f"{directory / 'config.json'}: cannot be read, is this an experiment folder? {exc}") from exc
+        config = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as exc:
+        raise LogError(f"{path}: cannot be read, is this an experiment folder? {exc}") from exc
+    if not isinstance(config, dict):
+        raise LogError(f"{path}: is no JSON object, is this an experiment folder?")
+    return config
 
 
 def read_tags(directory: Path, tags: Sequence[str], policy_id: int = 0) -> dict[str, np.ndarray]:

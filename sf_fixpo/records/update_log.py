@@ -6,11 +6,12 @@ The update log (`updates.jsonl`) is the one source for plots, the closing summar
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,18 @@ class UpdateRecord:
 
 
 def append_row(path: str | os.PathLike, row: dict) -> None:
-    """Appends one JSON line with one `write`, creating the file where there is none."""
+    """Appends one JSON line with one `write`, creating the file where there is none.
+
+    Raises:
+        OSError: the disk is full, for one; of the line nothing is left.
+    """
     data = (json.dumps(row) + "\n").encode()
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(fd, data)
+        written = os.write(fd, data)
+        if written < len(data):  # as much as the disk still had room for: half a line would spoil the next one too
+            os.ftruncate(fd, os.fstat(fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
     finally:
         os.close(fd)
 
@@ -154,7 +162,7 @@ def read_rows(path: str | os.PathLike) -> Iterator[dict]:
     for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError as exc:
+        except (ValueError, RecursionError) as exc:
             if number == len(lines):
                 return
             raise ValueError(f"{path}, line {number} is not JSON: {exc}") from exc
@@ -164,9 +172,15 @@ def latest_rows(path: str | os.PathLike, policy_id: int = 0) -> list[dict]:
     """Rows of one policy in the order of its versions, the last written of each version.
 
     A run that was killed and resumed repeats the versions after its last checkpoint: the later row is the one that lived on.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        ValueError: a row is none of an update log.
     """
     rows: list[dict] = []
-    for row in read_rows(path):
+    for number, row in enumerate(read_rows(path), start=1):
+        if fault := row_fault(row):
+            raise ValueError(f"row {number} {fault}")
         if row["policy_id"] == policy_id:
             while rows and rows[-1]["policy_version"] >= row["policy_version"]:
                 rows.pop()
@@ -174,19 +188,50 @@ def latest_rows(path: str | os.PathLike, policy_id: int = 0) -> list[dict]:
     return rows
 
 
-# What every reader of a row relies on: numbers, but for a beta for each task.
-_ALWAYS = ("policy_version", "env_steps", "eps_kl", "kl_max", "beta", "primary_steps", "fixup_steps")
+# What every reader of a row relies on; other columns may be missing in rows of older versions.
+_ALWAYS = ("policy_id", "policy_version", "env_steps", "eps_kl", "kl_max", "beta", "primary_steps", "fixup_steps")
+_LARGEST = 2**63  # of whole numbers, which become NumPy's
+
+
+def _is_whole(x: Any) -> bool:
+    return type(x) is int and -_LARGEST <= x < _LARGEST
+
+
+def is_number(x: Any) -> bool:
+    """Whether something read from JSON is a number that NumPy can have; NaN is one."""
+    return type(x) is float or _is_whole(x)
+
+
+def is_number_or_none(x: Any) -> bool:
+    """As `is_number`, or None."""
+    return x is None or is_number(x)
+
+
+# By a column's type as it is written in `UpdateRecord`.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "int": _is_whole,
+    "float": is_number,
+    "bool": lambda x: isinstance(x, bool) or x in (0, 1),
+    "float | None": is_number_or_none,
+    "float | list[float]": lambda x: is_number(x) or (isinstance(x, list) and bool(x) and all(map(is_number, x))),
+    "list[str]": lambda x: isinstance(x, list) and all(isinstance(item, str) for item in x),
+    "dict[str, float]": lambda x: isinstance(x, dict) and all(map(is_number, x.values())),
+    "dict[str, dict[str, float | None]]": lambda x: (
+        isinstance(x, dict) and all(isinstance(task, dict) and all(map(is_number_or_none, task.values())) for task in x.values())
+    ),
+}
 
 
 def row_fault(row: Any) -> str | None:
     """Why something is no row of an update log, as the end of a sentence; None where it is one."""
     if not isinstance(row, dict):
         return "is no JSON object"
-    for name in _ALWAYS:
-        value = row.get(name)
-        numbers = value if name == "beta" and isinstance(value, list) and value else [value]
-        if not all(isinstance(number, int | float) for number in numbers):
-            return f"has no number as {name}"
+    for column in fields(UpdateRecord):
+        if column.name in row and not _FITS[str(column.type)](row[column.name]):
+            return f"has {str(row[column.name])[:40]!r} as {column.name}, which must be {column.type}"
+    missing = [name for name in _ALWAYS if name not in row]
+    if missing:
+        return f"has no number as {missing[0]}"
     return None if row["eps_kl"] > 0 else "has an eps_kl that is not above 0"
 
 

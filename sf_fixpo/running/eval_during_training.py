@@ -28,6 +28,7 @@ from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import experiment_dir, log
 
 from sf_fixpo.records.run_logs import EVALUATION_LOG
+from sf_fixpo.running.heartbeats import ProcessorUse
 from sf_fixpo.running.supervision import deaf_children, kill_tree
 
 FOLDER = "evaluations"  # of the experiment's folder: the checkpoints being evaluated, full results, output of those that failed
@@ -96,6 +97,7 @@ class _Running:
     pinned: Pinned
     process: subprocess.Popen
     since: float
+    use: ProcessorUse
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, int, Path] | None:
@@ -303,7 +305,8 @@ class EvaluationDuringTraining(AlgoObserver):
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
                 )
-                self._running = _Running(pinned, process, time.monotonic())
+                use = ProcessorUse(process.pid, self._cfg.heartbeat_reporting_interval)
+                self._running = _Running(pinned, process, time.monotonic(), use)
         except OSError as exc:
             pinned.path.unlink(missing_ok=True)
             log.warning("Evaluation at %d steps could not be started: %s", pinned.env_steps, exc)
@@ -313,7 +316,13 @@ class EvaluationDuringTraining(AlgoObserver):
 
     def _poll(self, runner: Runner) -> None:
         running = self._running
-        if running is None or (status := running.process.poll()) is None:
+        if running is None:
+            return
+        if (status := running.process.poll()) is None:
+            if running.use.stalled():
+                log.warning("Evaluation at %d steps does nothing any more: ended", running.pinned.env_steps)
+                self._done[running.pinned.policy_id] = running.pinned.env_steps
+                self._end(running)
             return
         self._running = None
         running.pinned.path.unlink(missing_ok=True)
@@ -337,7 +346,8 @@ class EvaluationDuringTraining(AlgoObserver):
         for level, result in row["levels"].items():
             writer.add_scalar(f"eval/{level}", result["mean"], row["env_steps"])
         if row["score"]:
-            writer.add_scalar("eval/_mean_capped_human_normalised", row["score"]["capped"], row["env_steps"])
+            name = "stand_in_score" if row["score"].get("stand_in") else "mean_capped_human_normalised"
+            writer.add_scalar(f"eval/_{name}", row["score"]["capped"], row["env_steps"])
         writer.flush()
 
     def _end(self, running: _Running) -> None:

@@ -14,6 +14,7 @@ from sample_factory.utils.typing import Config
 
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
+from sf_fixpo.records.foreign import foreign_faults
 
 try:
     import fcntl
@@ -93,7 +94,7 @@ _ONLY_AT_THE_START = (
 
 
 def start_faults(cfg: Config) -> list[str]:
-    """Flags of a resumed run's command line that only its start could have heeded, and that ask for something else.
+    """What keeps a run from being resumed: flags that only its start could have heeded, and code that came from outside.
 
     Args:
         cfg: as parsed, with `cli_args`, before what was saved is taken over.
@@ -103,7 +104,9 @@ def start_faults(cfg: Config) -> list[str]:
     """
     path = folder_of(cfg) / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [
+    if not isinstance(saved, dict):
+        raise ValueError("it is no JSON object")
+    return foreign_faults(path.parent, saved) + [
         f"--{name}={value}: {path.parent} was started with {saved[name]!r}, and only a start heeds it; leave it out, or use "
         "another --experiment or --restart_behavior=restart"
         for name, value in cfg.cli_args.items()

@@ -28,6 +28,7 @@ _LINGER_SECONDS = 20.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What may differ between the ranks of a run: where this process was started from, and how it was called.
 _OWN = ("cli_args", "command_line", "train_dir", "git_hash", "git_repo_name", "wandb_unique_id")
+_OWN += ("mlflow_run_id",)
 
 
 class DifferentRanksError(ValueError):
@@ -115,7 +116,7 @@ def joined(cfg: Config) -> Iterator[tuple[Config, Meeting | None]]:
         raise DifferentRanksError("\n".join(found))
     if rank.number:
         name = f"{cfg.experiment}/{FOLDER}/{rank.number}"
-        cfg = AttrDict(cfg, experiment=name, restart_behavior="resume", with_wandb=False, eval_every=0)
+        cfg = AttrDict(cfg, experiment=name, restart_behavior="resume", with_wandb=False, with_mlflow=False, eval_every=0)
     try:
         yield cfg, meeting
     except BaseException as exc:

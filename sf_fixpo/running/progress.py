@@ -113,40 +113,6 @@ class TrainingDisplay(AlgoObserver):
         )
 
 
-def start_wandb(cfg) -> None:
-    """Starts the W&B run that mirrors the TensorBoard scalars, where `--with_wandb` asks for it.
-
-    sample-factory 2.1.1 passes a setting that wandb no longer knows, and stops there. The id is saved in the config, so that a
-    resumed experiment goes on in the same W&B run.
-    """
-    if not cfg.with_wandb:
-        return
-    import wandb
-
-    cfg.setdefault("wandb_unique_id", f"{cfg.experiment}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}")
-    wandb.init(
-        project=cfg.wandb_project,
-        entity=cfg.wandb_user,
-        group=cfg.wandb_group or cfg.env,
-        job_type=cfg.wandb_job_type,
-        tags=cfg.wandb_tags,
-        id=cfg.wandb_unique_id,
-        name=cfg.wandb_unique_id,
-        config=dict(cfg),
-        dir=experiment_dir(cfg),
-        resume="allow",
-        sync_tensorboard=True,
-    )
-
-
-def finish_wandb(cfg) -> None:
-    """Waits until W&B has everything."""
-    if cfg.with_wandb:
-        import wandb
-
-        wandb.finish()
-
-
 def print_summary(runner: Runner, console: Console) -> None:
     """The closing table: what the run reached, and what the guarantee cost. Covers the whole experiment, resumed parts too."""
     table = Table(title=f"{runner.cfg.experiment}: {runner.cfg.algo} on {runner.cfg.env}", show_header=False)
@@ -164,6 +130,9 @@ def print_summary(runner: Runner, console: Console) -> None:
         try:
             rows = latest_rows(join(experiment_dir(runner.cfg, mkdir=False), UPDATE_LOG), policy_id)
         except FileNotFoundError:
+            rows = []
+        except ValueError as exc:  # damaged before the run was resumed
+            table.add_row(_label(UPDATE_LOG, policy_id, runner), f"cannot be read: {exc}")
             rows = []
         if not rows:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
@@ -30,22 +29,29 @@ from sf_fixpo.learning.meeting import DONE, INTERRUPTED, Meeting, RanksError
 from sf_fixpo.learning.meeting import PREEMPTED as TAKEN_AWAY
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.worker import FixPOLearnerWorker
+from sf_fixpo.running.clock import CLOCK, use_awake_clock
 from sf_fixpo.running.eval_during_training import EvaluationDuringTraining
+from sf_fixpo.running.fit import checkpoint_faults, env_faults
 from sf_fixpo.running.folders import FolderInUseError, already_done, saved_states, sole_run
+from sf_fixpo.running.heartbeats import Heartbeats
 from sf_fixpo.running.joining import DifferentRanksError, is_done, joined, start_together
+from sf_fixpo.running.machine import FAIL, check_shared_memory
 from sf_fixpo.running.pacing import recent_returns
-from sf_fixpo.running.preparing import checkpoint_faults, env_faults, registered_context
-from sf_fixpo.running.progress import TrainingDisplay, finish_wandb, print_summary, start_wandb
+from sf_fixpo.running.preparing import registered_context
+from sf_fixpo.running.progress import TrainingDisplay, print_summary
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
+    VERDICT,
     ProcessWatch,
     RunContext,
     asked_to_stop,
     deaf_children,
+    exit_in_words,
     kill_tree,
     probe_environment,
     start_shared_memory,
 )
+from sf_fixpo.running.trackers import TrackerError, start_trackers, tracked
 
 PREEMPTED = 3  # beside sample-factory's ExperimentStatus
 PBT_HYPERPARAMS = ("eps_kl", "c_beta", "beta_lr")
@@ -53,6 +59,7 @@ _INTERRUPT_POLL_SECONDS = 0.2
 _RETURNS_SECONDS = 5.0
 _RANKS_POLL_SECONDS = 1.0
 _LOST_STOP_SECONDS = 8.0  # for a run to save what it has when another rank is gone; its learner may wait for that one
+_HEARTBEAT_LOOKS = 8  # in the time after which a silence is too long
 
 
 class InvalidRunError(ValueError):
@@ -77,10 +84,16 @@ class _FixPORunner(Runner):
         """Takes the environment's spaces, which have been asked for already, and where it meets other ranks."""
         self._known_env_info = env_info
         self._meeting = meeting
-        with _replaced("init_wandb", start_wandb):
+        with _replaced("init_wandb", lambda cfg: None):  # started by `_attempt`, which also ends them
             super().__init__(cfg)
         self._watch: ProcessWatch | None = None
         self.failure: str | None = None
+        self.can_restart = False
+        self.began = self.start_time  # where this is another attempt, that of the first
+        self._heartbeats = Heartbeats(cfg.heartbeat_reporting_interval)
+        heartbeat_timer = Timer(self.event_loop, cfg.heartbeat_reporting_interval / _HEARTBEAT_LOOKS)
+        heartbeat_timer.timeout.connect(self._check_heartbeat)
+        self.timers.append(heartbeat_timer)
         self._interrupted = False
         self.preempted = False
         self._everything_stopped = False
@@ -132,10 +145,11 @@ class _FixPORunner(Runner):
         if self._interrupted:  # the user has ended the run already: what dies on the way out is not why
             self._stop_if_interrupted()
             return
-        self.failure = f"process {name} died (exit code {exit_code}); its own error is above"
+        died = f"process {name} died (exit code {exit_code}); {exit_in_words(exit_code)}"
+        self.failure = self.failure or died  # where it was killed for its silence, that is the cause
         if self._meeting is not None:
-            self._meeting.fail(f"process {name} died (exit code {exit_code})")
-        log.error("%s; stopping the run", self.failure)
+            self._meeting.fail(self.failure)
+        log.error("%s; stopping the run", died)
         learners = {p.name for p in getattr(self, "processes", ())}
         if name in learners or not self.env_steps:
             # nobody is left to save anything, or nothing has been learned yet
@@ -147,6 +161,7 @@ class _FixPORunner(Runner):
             self.event_loop._terminate()
             kill_tree([p.pid for p in self.child_processes() if p.pid is not None and p.is_alive()])
         else:
+            self.can_restart = exit_code != VERDICT
             self._stop_training(failed=True)
 
     def _look_at_ranks(self) -> None:
@@ -174,6 +189,27 @@ class _FixPORunner(Runner):
             self._interrupted, self.preempted = True, reason == TAKEN_AWAY
             self._stop_if_interrupted()
 
+    def _receive_heartbeat(self, component_type: type, component_id: str, p_name: str, qsize: int) -> None:
+        self._heartbeats.receive(component_id, p_name)
+        super()._receive_heartbeat(component_type, component_id, p_name, qsize)
+
+    def _check_heartbeat(self) -> None:
+        """Kills every process with a component that is silent for too long, the main one aside: then it is one that died."""
+        silent = self._heartbeats.silent()
+        if self.stopped or not silent:
+            waiting = [name for heard in self.heartbeat_dict.values() for name, at in heard.items() if at is None]
+            if waiting and not self.stopped and CLOCK.time() - self.start_time > 3 * self.heartbeat_report_sec:
+                self.failure = f"not started after {3 * self.heartbeat_report_sec} s: {', '.join(waiting)}"
+                log.error("%s (3 x --heartbeat_reporting_interval); stopping the run", self.failure)
+                self._stop_training(failed=True)
+            return
+        words = "; ".join(map(str, silent))
+        if self.failure is None:
+            self.failure = f"no sign of life (--heartbeat_reporting_interval={self.heartbeat_report_sec}) of {words}"
+            log.error("%s: killed", self.failure)
+        names = {each.process for each in silent}
+        kill_tree([p.pid for p in self.child_processes() if p.name in names and p.pid is not None and p.is_alive()])
+
     def _on_overdue(self) -> None:
         """A process ended without saying so, and nobody will: the run must not wait for it."""
         if not self._everything_stopped:
@@ -189,14 +225,21 @@ class _FixPORunner(Runner):
 
     def _stop_if_interrupted(self) -> None:
         """After Ctrl-C or a preemption, between two updates: what is learned is saved and everything ends in its usual order."""
+        if self._watch is not None:
+            self._watch.alive()
         if self._interrupted and not self.stopped:
             self._stop_training()
             self.status = ExperimentStatus.INTERRUPTED
 
     def _should_end_training(self) -> bool:
         """As sample-factory's, whose `--train_for_seconds` has no effect: nothing moves its clock."""
-        self.total_train_seconds = time.time() - self.start_time
+        self.total_train_seconds = CLOCK.time() - self.began
         return super()._should_end_training()
+
+    def _after_training_iteration(self, training_iteration_since_resume: int) -> None:
+        if self._watch is not None:
+            self._watch.has_begun()
+        super()._after_training_iteration(training_iteration_since_resume)
 
     def _stop_training(self, failed: bool = False) -> None:
         if self._meeting is not None:
@@ -211,6 +254,7 @@ class _FixPORunner(Runner):
             self.child_processes,
             lambda name, code: self.emit("child_died", name, code),
             lambda: self.emit("overdue"),
+            self.cfg.heartbeat_reporting_interval,
         )
         try:
             with asked_to_stop(self._ask_to_stop):
@@ -306,6 +350,11 @@ def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -
 def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[str, Any] | None], meeting: Meeting | None) -> int:
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
+    use_awake_clock()
+    if (
+        not cfg.serial_mode and (room := check_shared_memory()).status == FAIL
+    ):  # the system ends whoever writes where there is none
+        raise InvalidRunError(f"{room.name}: {room.found}; {room.advice}; or use --serial_mode=True")
     with _global_context(cfg, make_env, 0 if meeting is None else meeting.rank.number) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
@@ -316,17 +365,49 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
             start_together(meeting, done=True)
             return ExperimentStatus.SUCCESS
         start_shared_memory()
+        status = _attempts(cfg, env_info, console, meeting)
+        if count := context.env_registry[cfg.env].crashes.total():
+            console.print(f"{count} episode(s) lost to crashes of environments, which were made anew", highlight=False)
+        return status
+
+
+def _attempts(cfg: Config, env_info: EnvInfo, console: Console, meeting: Meeting | None) -> int:
+    """Trains; where a rollout or policy worker was lost, again from what the learner has saved, `--max_restarts` times at most.
+
+    A worker that is killed may take the lock of a queue with it, and the trajectories it was filling: so all processes end in
+    good order, and all of them are started anew. Of several ranks all have to start again: that is left to torchrun.
+    """
+    started, resume = CLOCK.time(), cfg.restart_behavior
+    max_restarts = cfg.max_restarts if meeting is None else 0
+    for restart in range(max_restarts + 1):
         runner = make_runner(cfg, env_info, meeting)
         start_together(meeting, done=False)
-        runner.register_observer(TrainingDisplay(console))
-        with closing(EvaluationDuringTraining(cfg, console)) as evaluation:
-            if cfg.eval_every:
-                runner.register_observer(evaluation)
-            status = runner.init()
-            if status == ExperimentStatus.SUCCESS:
-                status = runner.run()
-            print_summary(runner, console)
-            if status == ExperimentStatus.SUCCESS and cfg.eval_every:
-                evaluation.finish(runner)
-        finish_wandb(cfg)
-        return status
+        runner.began = started
+        status = _attempt(runner, console)
+        if status != ExperimentStatus.FAILURE or not runner.can_restart or restart == max_restarts:
+            break
+        console.print(
+            f"Restart {restart + 1} of --max_restarts={cfg.max_restarts}: {runner.failure}", highlight=False, soft_wrap=True
+        )
+        cfg.restart_behavior = "resume"
+    cfg.restart_behavior = resume
+    return status
+
+
+def _attempt(runner: Any, console: Console) -> int:
+    runner.register_observer(TrainingDisplay(console))
+    try:
+        trackers = start_trackers(runner.cfg)
+    except TrackerError as exc:
+        raise InvalidRunError(str(exc)) from None
+    with tracked(runner.writers, trackers) as successes, closing(EvaluationDuringTraining(runner.cfg, console)) as evaluation:
+        if runner.cfg.eval_every:
+            runner.register_observer(evaluation)
+        status = runner.init()
+        if status == ExperimentStatus.SUCCESS:
+            status = runner.run()
+        print_summary(runner, console)
+        if status == ExperimentStatus.SUCCESS and runner.cfg.eval_every:
+            evaluation.finish(runner)
+        successes.append(status == ExperimentStatus.SUCCESS)
+    return status

@@ -24,10 +24,12 @@ from sample_factory.utils.utils import log, stream_handler
 from signal_slot.signal_slot import EventLoopProcess
 
 from sf_fixpo.envs import EnvError
+from sf_fixpo.running.clock import CLOCK, TICK_SECONDS, use_awake_clock
 
 _LOG_LEVEL = "SF_FIXPO_LOG_LEVEL"  # read by child processes, which start with sample-factory's default, DEBUG
-_POLL_SECONDS = 0.5
+VERDICT = 78  # exit status of a process whose environment gave what it may not: to start it again would not help
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SHARED_MEMORY_KEEPER = "torch_shm_manager"[:15]  # so much the system keeps of a name
 _STOP_SECONDS = 40.0
 _PREEMPTED_STOP_SECONDS = 20.0  # with the last resort below, less than the 30 s that a cluster gives at the least
 _LAST_SIGNALS_SECONDS = 5.0  # for what the processes sent before they ended to be received
@@ -61,7 +63,7 @@ def _said() -> Iterator[None]:
         yield
     except EnvError as exc:
         print(f"fixpo-train: {exc}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        raise SystemExit(VERDICT) from None
 
 
 def set_console_log_level(level: str) -> None:
@@ -97,7 +99,8 @@ def end_with_parent(parent: int | None = None) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_POLL_SECONDS)
+            CLOCK.tick()
+            time.sleep(TICK_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
@@ -113,6 +116,7 @@ class RunContext(SampleFactoryContext):
         """Runs in a child process."""
         self.__dict__.update(state)
         _quiet(os.environ.get(_LOG_LEVEL, "DEBUG"))
+        use_awake_clock()
         end_with_parent()
 
 
@@ -250,7 +254,10 @@ def probe_environment(context: SampleFactoryContext, cfg, timeout: float) -> Env
 
 
 def kill_tree(pids: Sequence[int | None]) -> None:
-    """Kills processes and all their descendants; those already gone are fine."""
+    """Kills processes and all their descendants; those already gone are fine.
+
+    torch's keepers of shared memory are left alone: each ends with the process it serves, and takes away what that has left.
+    """
     victims: list[psutil.Process] = []
     for pid in pids:
         try:
@@ -260,7 +267,8 @@ def kill_tree(pids: Sequence[int | None]) -> None:
             continue
     for process in victims:
         try:
-            process.kill()
+            if process.name() != _SHARED_MEMORY_KEEPER:
+                process.kill()
         except psutil.NoSuchProcess:
             continue
 
@@ -268,8 +276,8 @@ def kill_tree(pids: Sequence[int | None]) -> None:
 class ProcessWatch:
     """Thread that looks after a run's processes.
 
-    sample-factory looks at heartbeats every 180 s, and only gives up when all processes of a kind are silent. Here the first
-    process to die unasked is reported at once, and a stop that takes too long ends in `kill`.
+    The first one to die unasked is reported at once, a stop that takes too long ends in `kill`, and where the event loop of this
+    very process does not come round any more - an environment that hangs in a serial run - the program ends and says where.
     """
 
     def __init__(
@@ -277,6 +285,7 @@ class ProcessWatch:
         processes: Callable[[], Sequence[EventLoopProcess]],
         on_death: Callable[[str, int | None], None],
         on_overdue: Callable[[], None],
+        limit: float,
     ):
         """Starts watching.
 
@@ -285,12 +294,14 @@ class ProcessWatch:
             on_death: called once, on a thread of its own, with name and exit code of the first process that died unasked.
             on_overdue: called once, on a thread of its own, when nothing more can be expected: all processes have ended and
                 the run is still waiting, or the time for stopping is over and the rest has been killed.
+            limit: seconds for which the event loop of this process may be silent; three times as many until `has_begun`.
         """
         self._processes = processes
         self._on_death = on_death
         self._on_overdue = on_overdue
         self._stopping_since: float | None = None
         self._patience = _STOP_SECONDS
+        self._limit, self._begun, self._alive_at = limit, False, CLOCK.time()
         self._done = threading.Event()
         self.killed = False
         self._thread = threading.Thread(target=self._watch, daemon=True, name="process_watch")
@@ -302,6 +313,14 @@ class ProcessWatch:
             self._patience = within or (_PREEMPTED_STOP_SECONDS if preempted else _STOP_SECONDS)
             self._stopping_since = time.monotonic()
 
+    def alive(self) -> None:
+        """Says that the event loop has come round."""
+        self._alive_at = CLOCK.time()
+
+    def has_begun(self) -> None:
+        """Says that everything has been set up."""
+        self._begun = True
+
     def close(self) -> None:
         """Ends the watch; every process that still runs is killed."""
         self._done.set()
@@ -310,7 +329,9 @@ class ProcessWatch:
 
     def _watch(self) -> None:
         all_dead_since: float | None = None
-        while not self._done.wait(_POLL_SECONDS):
+        while not self._done.wait(TICK_SECONDS):
+            CLOCK.tick()
+            self._end_where_nothing_moves()
             started = [p for p in self._processes() if p.pid is not None]
             dead = [p for p in started if not p.is_alive()]
             now = time.monotonic()
@@ -336,6 +357,31 @@ class ProcessWatch:
             log.error("The run does not end although its processes have: ended by force")
             kill_tree([p.pid for p in self._processes() if p.pid is not None and p.is_alive()])
             os._exit(1)
+
+    def _end_where_nothing_moves(self) -> None:
+        silent = CLOCK.time() - self._alive_at
+        if silent <= self._limit * (1 if self._begun else 3):
+            return
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        log.error(
+            "The run has not moved for %.0f s (--heartbeat_reporting_interval=%.0f): ended by force; it goes on from the last "
+            "checkpoint. It was here:\n%s",
+            *(silent, self._limit, "".join(traceback.format_stack(frame))),
+        )
+        kill_tree([p.pid for p in self._processes() if p.pid is not None and p.is_alive()])
+        os._exit(1)
+
+
+def exit_in_words(code: int | None) -> str:
+    """What the exit code of a process says about its end."""
+    if code is None or code >= 0:
+        return "its own error is above"
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL: by somebody, or by the system for want of memory"
+    try:
+        return f"killed by {signal.Signals(-code).name}: an engine or a library crashed"
+    except ValueError:
+        return f"killed by signal {-code}"
 
 
 def _in_background(function: Callable[..., None], *args) -> None:

@@ -22,7 +22,8 @@ from sf_fixpo.envs.action_mask import MaskGuard, allowed_actions, guarded
 from sf_fixpo.envs.gymnasium_envs.adapter import GymAdapter, space_faults
 from sf_fixpo.envs.gymnasium_envs.observations import Observations
 from sf_fixpo.playing.evaluation_worker import RandomAgent, Slots
-from sf_fixpo.running.preparing import SeededFactory, env_faults
+from sf_fixpo.running.fit import env_faults
+from sf_fixpo.running.preparing import SeededFactory
 
 SHOP = "gym_masked_env:Shop-v0"
 CFG = Namespace(env=SHOP, seed=3, env_kwargs="{}", env_wrappers="")

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from sf_fixpo.records.update_log import UpdateRecord
 
 TOKEN = "hf_" + "x" * 34
+COMMIT = "a" * 40
 BEST, LATEST = "best_000000002_128_reward_9.500.pth", "checkpoint_000000003_192.pth"
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg==")
 
@@ -41,6 +42,7 @@ class Hub(ThreadingHTTPServer):
         objects: large files by SHA-256, as uploaded.
         refuse: HTTP status for requests to make a repository, or None.
         private: whether the repository is; None where there is none yet.
+        siblings: what it says of its files, where that is not the truth.
     """
 
     def __init__(self):
@@ -49,6 +51,7 @@ class Hub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.refuse: int | None = None
         self.private: bool | None = None
+        self.siblings: list | None = None
         self.commits = 0
 
     @property
@@ -62,13 +65,16 @@ class Requests(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def _answer(self, content: dict | None = None, status: int = 200) -> None:
+    def _answer(self, content: dict | None = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content or {}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -81,8 +87,31 @@ class Requests(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self):
-        assert self.path.partition("?")[0] == "/api/models/me/run", self.path
-        self._answer({"id": "me/run", "private": self.server.private, "tags": [], "downloads": 0, "likes": 0, "siblings": []})
+        path = self.path.partition("?")[0]
+        if path.startswith("/me/run/resolve/"):
+            return self._file(path)
+        if path not in ("/api/models/me/run", "/api/models/me/run/revision/v1"):
+            return self._answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        files = [{"rfilename": name, "size": len(data)} for name, data in self.server.files.items()]
+        known = {"id": "me/run", "private": self.server.private, "tags": [], "downloads": 0, "likes": 0, "sha": COMMIT}
+        return self._answer({**known, "siblings": self.server.siblings or files})
+
+    def do_HEAD(self):
+        self._file(self.path.partition("?")[0])
+
+    def _file(self, path: str) -> None:
+        """A file as the Hub serves one: its version and hash are in the header."""
+        data = self.server.files.get(path.split("/", 5)[5])
+        if data is None:
+            return self._answer({"error": "no such file"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+        return None
 
     def do_PUT(self):
         body = self._body()
@@ -136,4 +165,4 @@ class Requests(BaseHTTPRequestHandler):
             elif operation["key"] == "lfsFile":
                 self.server.files[value["path"]] = self.server.objects[value["oid"]]
         self.server.commits += 1
-        self._answer({"commitUrl": f"{self.server.address}/me/run/commit/{'a' * 40}", "commitOid": "a" * 40})
+        self._answer({"commitUrl": f"{self.server.address}/me/run/commit/{COMMIT}", "commitOid": COMMIT})

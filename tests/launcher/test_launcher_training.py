@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from launching import quick_run, states
 from programs import SERIAL, json_lines, rows_of, started, train_command
 
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 
+@pytest.mark.slow
 def test_a_training_that_is_preempted_goes_on_by_itself(tmp_path):
     folder = tmp_path / "s"
     command = ("python", *train_command(folder, "cartpole", *SERIAL, "--seed=1", "--train_for_env_steps=6400"))

@@ -48,8 +48,18 @@ def assert_bound_holds(learner, rows, audited):
     assert len(findings) == audited
 
 
-@pytest.mark.parametrize("core", [MLP, LSTM], ids=["mlp", "lstm"])
-@pytest.mark.parametrize("space", SPACES)
+# the others with `make test-slow`
+BY_DEFAULT = {("categorical", "mlp"), ("tuple", "lstm")}
+
+
+@pytest.mark.parametrize(
+    ("space", "core"),
+    [
+        pytest.param(space, core, id=f"{space}-{name}", marks=() if (space, name) in BY_DEFAULT else pytest.mark.slow)
+        for space in SPACES
+        for name, core in (("mlp", MLP), ("lstm", LSTM))
+    ],
+)
 def test_200_updates_audited(space, core, tmp_path):
     shape = small_shape(action_space=SPACES[space], **BUSY, **core)
     learner = make_learner("FIXPO", shape, train_dir=tmp_path, audit_every=1)
@@ -60,8 +70,15 @@ def test_200_updates_audited(space, core, tmp_path):
     assert np.mean([row["kl_max"] for row in rows]) > 0.1 * BUSY["eps_kl"]
 
 
-@pytest.mark.parametrize("reference", ["previous", "behaviour"])
-@pytest.mark.parametrize(("space", "core"), [("categorical", LSTM), ("gaussian", MLP)], ids=["categorical-lstm", "gaussian-mlp"])
+@pytest.mark.parametrize(
+    ("space", "core", "reference"),
+    [
+        pytest.param("categorical", LSTM, "behaviour", id="categorical-lstm-behaviour"),
+        pytest.param("gaussian", MLP, "previous", id="gaussian-mlp-previous"),
+        pytest.param("categorical", LSTM, "previous", id="categorical-lstm-previous", marks=pytest.mark.slow),
+        pytest.param("gaussian", MLP, "behaviour", id="gaussian-mlp-behaviour", marks=pytest.mark.slow),
+    ],
+)
 def test_100_updates_on_lagging_data_audited(space, core, reference, tmp_path):
     shape = small_shape(action_space=SPACES[space], **BUSY, **core)
     learner = make_learner("FIXPO", shape, train_dir=tmp_path, audit_every=1, reference=reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from programs import ENV, json_lines, started
 
 # a learning rate at which every update overshoots: the primary phase leaves weights that must not be seen
@@ -57,6 +58,7 @@ def test_every_weight_that_a_worker_loads_was_published(tmp_path):
         assert versions == sorted(set(versions)), "versions only grow"
 
 
+@pytest.mark.slow
 def test_a_leak_would_be_seen(tmp_path):
     published, loaded, updates = record(tmp_path, "leak", updates=10)
     vouched_for = {row["digest"] for row in published}

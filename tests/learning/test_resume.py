@@ -182,6 +182,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_appo_saves_and_resumes(tmp_path):
     flags = (*SERIAL, "--algo=APPO")
     saved = []

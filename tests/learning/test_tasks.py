@@ -20,9 +20,9 @@ from sf_fixpo.algorithm.config import FixPOConfig, faults
 from sf_fixpo.audit import audit
 from sf_fixpo.learning.tasks import task_count, task_figures, task_rows
 from sf_fixpo.records.update_log import UPDATE_LOG, latest_rows
+from sf_fixpo.running.fit import checkpoint_faults
 from sf_fixpo.running.folders import saved_states
 from sf_fixpo.running.pacing import Pacer, recent_returns
-from sf_fixpo.running.preparing import checkpoint_faults
 
 TASKS = 3
 

@@ -171,4 +171,8 @@ def test_reading_needs_no_sample_factory():
     code = f"import sys, {audit_files.__name__}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"sample_factory", "gymnasium"} & set(loaded)
-    assert {name for name in loaded if name.startswith("sf_fixpo.")} <= {"sf_fixpo.records", audit_files.__name__}
+    assert {name for name in loaded if name.startswith("sf_fixpo.")} <= {
+        "sf_fixpo.records",
+        "sf_fixpo.records.archives",
+        audit_files.__name__,
+    }

@@ -54,7 +54,8 @@ def test_card_tells_how_the_trust_region_held():
         "![plot.png](plot.png)",
     ):
         assert line in text, line
-    assert "replay.mp4" not in text
+    assert "Film: [replay.mp4](replay.mp4)" in text
+    assert "fixpo-enjoy hub:me/run" in text
     assert "DMLab" not in text
 
 

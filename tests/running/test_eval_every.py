@@ -54,6 +54,7 @@ def evaluation_processes(run: Run) -> list[psutil.Process]:
 # -- whole runs ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_at_its_last_checkpoint_without_a_word(tmp_path):
     run = train(tmp_path, "run", *SERIAL, *FLAGS, "--train_for_env_steps=1000", "--eval_every=600", timeout=280)
     assert run.popen.returncode == 0, run.report()

@@ -126,6 +126,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(tmp_path):
     assert (tmp_path / "td/run/updates.jsonl").read_text().startswith(rows)
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_where_it_is(tmp_path):
     (tmp_path / "a").mkdir()
     train(tmp_path / "a", "--experiment=run", "--train_for_env_steps=128")
@@ -172,6 +173,7 @@ def test_what_only_a_start_heeds_is_refused_on_a_run_that_goes_on(tmp_path):
     assert broken.stderr.startswith("fixpo-train: --experiment=run: its config.json cannot be read: ")
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_another_ones_weights(tmp_path):
     train(tmp_path, "--experiment=run", "--train_for_env_steps=128", "--normalize_input=True")
     flags = ("--experiment=heir", "--normalize_input=True", "--learning_rate=1e-9", "--train_for_env_steps=64")

@@ -18,6 +18,7 @@ from vizdoom import Button, GameVariable, Mode, ScreenFormat, ScreenResolution
 
 from sf_fixpo.envs.dmlab.stand_in.acs import ANY_VARIABLE, MOVE_SCRIPT
 from sf_fixpo.envs.dmlab.stand_in.resources import SLOTS, counts, resource_wad
+from sf_fixpo.envs.dmlab.stand_in.wad import check_map
 from sf_fixpo.envs.dmlab.workspace import Workspace
 
 # The player takes no input during the first tics of a map.
@@ -134,8 +135,12 @@ class Doom:
             seed: of the engine's own random numbers, in [0, 2**31).
 
         Raises:
-            RuntimeError: the engine is gone.
+            RuntimeError: the map is broken, or the engine is gone.
         """
+        try:
+            check_map(wad)
+        except ValueError as error:
+            raise RuntimeError(f"the ViZDoom engine was given {error}") from None
         # Two names in turn: the engine may still have the last one open. They are relative to the folder it runs in, because
         # a console command can hold few characters.
         name = f"map{self._maps % 2}.wad"

@@ -129,6 +129,36 @@ def text_map(rooms: Sequence[Room], things: Iterable[Thing]) -> bytes:
     return "\n".join(parts).encode("ascii")
 
 
+_MAP = ("MAP01", "TEXTMAP", "BEHAVIOR", "ENDMAP")
+
+
+def check_map(wad: bytes) -> None:
+    """Refuses what the engine would wait for, or play without telling pickups: it says nothing of a lump that is missing.
+
+    Args:
+        wad: a file's content.
+
+    Raises:
+        ValueError: it is no WAD with the map `MAP01`; the message says what is wrong.
+    """
+    if len(wad) < 12 or wad[:4] != b"PWAD":
+        raise ValueError(f"no WAD: {len(wad)} bytes that begin with {wad[:4]!r}")
+    count, start = struct.unpack("<ii", wad[4:12])
+    if count < 0 or start < 12 or start + 16 * count > len(wad):
+        raise ValueError(f"a broken WAD: its directory of {count} lumps at {start} lies outside its {len(wad)} bytes")
+    found = {}
+    for i in range(count):
+        offset, size, name = struct.unpack_from("<ii8s", wad, start + 16 * i)
+        name = name.rstrip(b"\0").decode("ascii", "replace")
+        if offset < 0 or size < 0 or offset + size > len(wad):
+            raise ValueError(f"a broken WAD: its lump {name} lies outside its {len(wad)} bytes")
+        found[name] = wad[offset : offset + size]
+    if missing := [name for name in _MAP if name not in found]:
+        raise ValueError(f"a WAD without the lump {', '.join(missing)}: it has {', '.join(found) or 'none'}")
+    if found["BEHAVIOR"][:4] != b"ACS\0":
+        raise ValueError("a broken WAD: its lump BEHAVIOR holds no scripts")
+
+
 def map_lumps(name: str, textmap: bytes) -> list[Lump]:
     """The lumps that make a UDMF map; the engine builds the BSP nodes itself when it loads it."""
     return [(name, b""), ("TEXTMAP", textmap), ("BEHAVIOR", behavior_lump()), ("ENDMAP", b"")]

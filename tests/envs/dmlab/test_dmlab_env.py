@@ -283,7 +283,9 @@ def test_an_engine_that_cannot_start_an_episode_is_reported_with_what_may_be_beh
     env.close()
     monkeypatch.setattr(env, "_lab", Broken())
     env.level_name = level
-    with pytest.raises(RuntimeError, match=rf"^{level}, seed \d+: no episode could be started: {said}{hint}$"):
+    with pytest.raises(
+        RuntimeError, match=rf"^{level}, seed \d+: no episode could be started: {said}{hint} \[to repeat it: .*\]$"
+    ):
         env.reset()
 
 

@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cell_walkers import Knowledge, Ledger, around, cell_of, hunt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.levels.players.cells import Knowledge, Ledger, around, cell_of, hunt
+from benchmarks.levels.players.sights import doors, good_ones, maze_goal
 from sf_fixpo.envs.dmlab.stand_in.maze_levels import (
     GoalLocationsLarge,
     ObjectLocationsLarge,
@@ -22,11 +23,6 @@ from sf_fixpo.envs.dmlab.stand_in.scene import Pose
 FOLDER = "contributed/dmlab30/"
 NOWHERE = Pose(0.0, 0.0, 0.0)
 seeds = st.integers(0, 2**31 - 1)
-
-
-def doors(scene):
-    """The cells whose doors are shut."""
-    return {cell_of((bx + ex) / 2, (by + ey) / 2) for (bx, by), (ex, ey), _ in scene.grid.screens}
 
 
 def reachable(start, cells):
@@ -116,12 +112,6 @@ def test_kinds_keep_their_worth_for_an_episode(level_class, kinds, frames):
     assert len(set(SIXTEEN_COLOURS)) == 16
 
 
-def maze_goal(lab):
-    """The open way to the goal."""
-    scene = lab._scene
-    return Knowledge(lab._level._maze.open_cells, [tuple(scene.objects[0][1:])], doors(scene) if scene.grid else ())
-
-
 @pytest.mark.parametrize(
     "level", ["explore_goal_locations_large", "explore_obstructed_goals_small", "explore_obstructed_goals_large"]
 )
@@ -155,15 +145,6 @@ def test_nobody_walks_through_a_door(stand_in):
         side = [e - d for e, d in zip(entrance, door, strict=True)]
         assert (x - middle[0]) * side[0] + (y - middle[1]) * side[1] >= 15
     assert tried >= 2
-
-
-def good_ones(lab, ledger):
-    """The good objects that are left; cells with bad ones are avoided."""
-    level, items = lab._level, lab._scene.items
-    here = cell_of(*lab.observations()["DEBUG.POS.TRANS"][:2])
-    places = {number: (items[number].x, items[number].y) for number in ledger.left()}
-    bad = {cell_of(*place) for number, place in places.items() if number >= level.kinds // 2}
-    return Knowledge(level._grid.cells, [place for number, place in places.items() if number < level.kinds // 2], bad - {here})
 
 
 @pytest.mark.parametrize(("level", "least"), [("few", 30), ("many", 40)])

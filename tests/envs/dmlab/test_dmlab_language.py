@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cell_walkers import Knowledge, Ledger, cell_of, hunt
 from sf_examples.dmlab.dmlab30 import DMLAB_VOCABULARY_SIZE
 from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
 
+from benchmarks.levels.players.cells import Ledger, cell_of, hunt
+from benchmarks.levels.players.sights import goals_of
 from sf_fixpo.envs.dmlab.env import word_buckets
 from sf_fixpo.envs.dmlab.stand_in.language import SelectDescribedObject, SelectLocatedObject, wrong_reward
 from sf_fixpo.envs.dmlab.stand_in.language_maps import AREA, FOUR_ROOMS, SIX_ROOMS, TWO_ROOMS
@@ -222,16 +223,6 @@ def test_a_wrong_object_ends_the_round_and_nothing_counts_after_it():
     before = level.round
     assert level.next_scene(NOWHERE) is not before.scene
     assert level.round is not before
-
-
-def goals_of(lab, ledger):
-    """What the instruction asks for; everything else is avoided."""
-    level, items = lab._level, lab._scene.items
-    here = cell_of(*lab.observations()["DEBUG.POS.TRANS"][:2])
-    places = {number: (items[number].x, items[number].y) for number in ledger.left()}
-    wanted = [place for number, place in places.items() if number in level.round.goals]
-    wrong = {cell_of(*place) for number, place in places.items() if number not in level.round.goals}
-    return Knowledge(level.round.scene.grid.cells, wanted, wrong - {here})
 
 
 @pytest.mark.parametrize(

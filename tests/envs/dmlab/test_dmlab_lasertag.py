@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import numpy as np
 import pytest
-from cell_walkers import cell_of, centre
-from labs import STILL
-from walkers import pose, turn_towards
 
+from benchmarks.levels.players.cells import cell_of, centre
+from benchmarks.levels.players.tagging import hunt_bots
 from sf_fixpo.envs.dmlab.stand_in.lasertag import OneOpponentSmall, ThreeOpponentsLarge, ThreeOpponentsSmall
 from sf_fixpo.envs.dmlab.stand_in.scene import Pose
 from sf_fixpo.envs.dmlab.stand_in.tag_rules import WEAPONS, Fighter, splash_damage
@@ -190,27 +188,6 @@ def test_opponents_roam_the_whole_maze_and_stay_in_it():
             assert cell_of(bot.x, bot.y) in level.cells
             seen.add(cell_of(bot.x, bot.y))
     assert len(seen) > 0.6 * len(level.cells)
-
-
-def hunt_bots(lab, frames, fire=True):
-    """Turns to the nearest opponent in sight and shoots, else walks to the nearest; the rewards."""
-    rewards, level = [], lab._level
-    while lab.is_running() and lab.num_steps() < frames:
-        (x, y, _), (_, yaw, _) = pose(lab)
-        action = STILL.copy()
-        action[4] = int(fire)
-        bots = [bot for bot in level.bots if bot.tagged is None]
-        if bots:
-            bot = min(bots, key=lambda bot: math.dist((bot.x, bot.y), (x, y)))
-            if level.sees((x, y), (bot.x, bot.y)):
-                off = turn_towards(action, (bot.x, bot.y), x, y, yaw, 4)
-                action[4], action[2] = int(abs(off) < 90), int(len(rewards) // 8 % 2) * 2 - 1
-            elif way := level.way(cell_of(x, y), cell_of(bot.x, bot.y)):
-                point = centre(way[1]) if len(way) > 1 and math.dist(centre(way[0]), (x, y)) < 30 else centre(way[0])
-                action[3] = int(abs(turn_towards(action, point, x, y, yaw, 4)) < 30)
-                action[4] = int(level.holds())
-        rewards.append(lab.step(action, num_steps=4))
-    return rewards
 
 
 @pytest.mark.parametrize(("name", "least"), [("one_opponent_small", 2), ("three_opponents_small", 3)])

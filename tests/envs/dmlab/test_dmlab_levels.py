@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS, HUMAN_SCORES
 from sf_examples.dmlab.dmlab_utils import string_to_hash_bucket
 from test_dmlab_env import make_cfg
 
+from sf_fixpo import train
 from sf_fixpo.envs.dmlab import SUITE, engines, names
 from sf_fixpo.envs.dmlab import env as dmlab_env
 from sf_fixpo.envs.dmlab.env import choose_task, word_buckets
@@ -105,6 +107,18 @@ def test_level_sets():
     expected = ("rooms_watermaze", "language_execute_random_task", "rooms_collect_good_objects_test")
     assert names.levels_of("dmlab_30", subset) == expected
     assert names.levels_of("dmlab_30_rooms_watermaze", subset) == ("rooms_watermaze",)
+    for family, count in {
+        "language": 4,
+        "lasertag": 4,
+        "natlab": 3,
+        "skymaze": 2,
+        "psychlab": 4,
+        "explore": 8,
+        "rooms_all": 5,
+    }.items():
+        members = names.levels_of(f"dmlab_30_{family}")
+        assert len(members) == count
+        assert all(level.startswith(family.removesuffix("_all")) for level in members)
     assert SUITE.matches("dmlab_30")
     assert not SUITE.matches("dmlab_300")
 
@@ -143,9 +157,45 @@ def test_faults_of_levels():
     (text,) = names.level_faults("dmlab_30", "", playable, "vizdoom")
     assert "--env=dmlab_30: --dmlab_engine=vizdoom has no rooms_watermaze" in text, "an engine that lacks one"
     assert "--dmlab_levels=rooms_collect_good_objects," in text
-    assert "--num_workers=4: must be a multiple of the 3 levels" in fault(
-        env="dmlab_30_rooms", dmlab_one_task_per_worker=True, num_workers=4
-    )
+    cfg = make_cfg(env="dmlab_30_rooms", dmlab_one_task_per_worker=True, num_workers=4)
+    (text,) = SUITE.share_faults(cfg)
+    assert text.startswith("--num_workers=4: must be a multiple of the 3 levels")
+
+
+@pytest.mark.parametrize("preset", SUITE.presets)
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 7, 16, 60])
+@pytest.mark.parametrize("env", ["dmlab_30", "dmlab_30_rooms", "dmlab_30_natlab"])
+def test_every_level_gets_as_many_environments_as_every_other(preset, workers, env):
+    cfg = train.parse_cfg([f"--env={env}", f"--preset={preset}", f"--num_workers={workers}", "--dmlab_engine=vizdoom"])
+    levels, total = len(SUITE.tasks(cfg)), workers * cfg.num_envs_per_worker
+    played = Counter(choose_task(levels, cfg, config_of(i, i // cfg.num_envs_per_worker)) for i in range(total))
+    assert sorted(played) == list(range(levels))
+    assert len(set(played.values())) == 1
+    assert cfg.num_envs_per_worker % cfg.worker_num_splits == 0
+    assert cfg.num_envs_per_worker >= SUITE.presets[preset]["num_envs_per_worker"]
+
+
+def test_unequal_shares_are_refused_with_the_nearest_equal_ones():
+    argv = ["--env=dmlab_30", "--preset=laptop", "--dmlab_engine=vizdoom"]
+    with pytest.raises(train.BadInputError, match=r"--num_envs_per_worker=16: 32 environments .* 30 levels.*=30 does") as caught:
+        train.parse_cfg([*argv, "--num_envs_per_worker=16"])
+    assert "--dmlab" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", SUITE.presets)
+def test_levels_bring_what_they_need_with_either_preset(preset):
+    def parsed(env, *flags):
+        return train.parse_cfg([f"--env={env}", f"--preset={preset}", "--dmlab_engine=vizdoom", *flags])
+
+    for env in ("dmlab_30", "dmlab_30_language", "dmlab_30_language_select_described_object", "dmlab_30_rooms_all"):
+        assert parsed(env).dmlab_with_instructions == (preset == "paper" or env != "dmlab_30_rooms_all")
+    for env in ("dmlab_30", "dmlab_30_psychlab", "dmlab_30_psychlab_visual_search"):
+        assert parsed(env).dmlab_extended_action_set
+    with pytest.raises(train.BadInputError, match="--dmlab_with_instructions=False: language_select_described_object, "):
+        parsed("dmlab_30", "--dmlab_with_instructions=False")
+    cfg = parsed("dmlab_30_psychlab", "--dmlab_extended_action_set=False")  # IMPALA's nine, for who asks for them
+    assert not cfg.dmlab_extended_action_set
+    assert "psychlab_visual_search needs" in SUITE.notes(cfg)[0]
 
 
 def test_levels_that_need_images_or_words_say_so_before_training(lab, tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from labs import STILL
-from walkers import pose, turn_towards
 
+from benchmarks.levels.players.floors import pose, turn_towards
+from benchmarks.levels.players.open_places import Gatherer
 from sf_fixpo.envs.dmlab.stand_in.natlab import FixedLargeMap, VaryingMapRandomized, VaryingMapRegrowth
 from sf_fixpo.envs.dmlab.stand_in.scene import Pose
 
@@ -80,41 +79,6 @@ def test_what_grows_back_and_when():
     other.start(np.random.default_rng(0))
     other.took((0,), 100, NOWHERE)
     assert not any(other.moves(frame) for frame in range(100, 7200, 2))
-
-
-class Gatherer:
-    """Walks to the nearest mushroom that is there, and around what stands in its way."""
-
-    def __init__(self, lab):
-        self.lab, self.rewards, self.gone, self.stuck, self.before = lab, [], {}, 0, None
-        took, moves = lab._level.took, lab._level.moves
-
-        def listen(items, frame, pose):
-            self.gone.update(dict.fromkeys(items))
-            return took(items, frame, pose)
-
-        def watch(frame):
-            found = moves(frame)
-            for number, *_ in found:
-                self.gone.pop((number - 1) // 4, None)
-            return found
-
-        lab._level.took, lab._level.moves = listen, watch
-
-    def step(self):
-        (x, y, _), (_, yaw, _) = pose(self.lab)
-        left = [place for i, place in enumerate(self.lab._level.land.mushrooms) if i not in self.gone]
-        action = STILL.copy()
-        if left:
-            off = turn_towards(action, min(left, key=lambda place: math.dist(place, (x, y))), x, y, yaw, 4)
-            action[3] = int(abs(off) < 40)
-            if action[3] and self.before is not None and math.dist(self.before, (x, y)) < 4:
-                self.stuck = 12
-        if self.stuck:
-            self.stuck -= 1
-            action[2] = 1
-        self.before = (x, y)
-        self.rewards.append(self.lab.step(action, num_steps=4))
 
 
 @pytest.mark.parametrize("name", ["fixed_large_map", "varying_map_regrowth", "varying_map_randomized"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labs import STILL
 
+from benchmarks.levels.players.gazes import CROSS, Gazer, middle
 from sf_fixpo.envs.dmlab.stand_in.panel import PanelView, gaze_point, look_at
 from sf_fixpo.envs.dmlab.stand_in.psychlab_images import (
     PICTURES,
@@ -27,11 +27,7 @@ CLASSES = {
     "sequential_comparison": SequentialComparison,
     "visual_search": VisualSearch,
 }
-CROSS, NOWHERE = (0.5, 0.5), None
-
-
-def middle(box):
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+NOWHERE = None
 
 
 def begin(level_class, seed=0):
@@ -238,37 +234,11 @@ def test_what_is_to_be_found_among_what():
     assert all(kinds[kind] > 20 for kind in ((True, False), (False, True), (False, False)))
 
 
-class Player:
-    """Looks where it should, in one step of four frames each."""
-
-    def __init__(self, lab):
-        self.lab, self.rewards = lab, []
-
-    def look(self, x, y):
-        yaw, pitch = look_at(x, y)
-        rotation = self.lab.observations()["DEBUG.POS.ROT"]
-        action = STILL.copy()
-        action[0], action[1] = round((yaw + rotation[1]) / 0.1056 / 4), round((pitch - rotation[0]) / 0.1056 / 4)
-        self.rewards.append(self.lab.step(action, num_steps=4))
-
-    def play(self, trials):
-        level = self.lab._level
-        while self.lab.is_running() and sum(self.rewards) < trials:
-            if level.fixating or level.pressed is not None:
-                self.look(*CROSS)
-            elif level.buttons:
-                self.look(*middle(next(button.box for button in level.buttons if button.right)))
-            elif level.phase == "study" and not level.filled:
-                self.look(*middle(level.frame_box))
-            else:
-                self.look(0.5, 0.8)
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_player_that_knows_the_answers_gets_a_point_a_trial(stand_in, name):
     lab = stand_in(FOLDER + name)
     lab.reset(seed=1)
-    player = Player(lab)
+    player = Gazer(lab)
     player.play(8)
     assert sum(player.rewards) == lab._level._done == 8
 
@@ -278,7 +248,7 @@ def test_a_player_that_knows_the_answers_gets_a_point_a_trial(stand_in, name):
 def test_a_player_that_knows_the_answers_gets_every_point(stand_in, name):
     lab = stand_in(FOLDER + name)
     lab.reset(seed=1)
-    player = Player(lab)
+    player = Gazer(lab)
     player.play(lab._level.trials)
     assert sum(player.rewards) == lab._level.trials
     assert not lab.is_running()
@@ -309,7 +279,7 @@ def test_a_pass_over_a_button_in_one_step_counts(stand_in):
     """The gaze is looked up every frame: from the cross beyond a button and back in two steps."""
     lab = stand_in(FOLDER + "continuous_recognition")
     lab.reset(seed=0)
-    player = Player(lab)
+    player = Gazer(lab)
     player.look(*CROSS)
     assert lab._level.buttons
     player.look(-0.2, 0.5)

@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from labs import EXPLOIT_TEST, EXPLOIT_TRAIN, FRAMES, NONMATCHING, SIZE, STILL
-from walkers import Walker, places, pose, turn_towards
 
+from benchmarks.levels.players.floors import places, pose, turn_towards
+from benchmarks.levels.players.open_places import OPEN, SHUT, walk_rounds
 from sf_fixpo.envs.dmlab.stand_in.levels import episode_rng
 from sf_fixpo.envs.dmlab.stand_in.rooms_levels import (
     ExploitDeferredEffectsTest,
@@ -22,25 +23,7 @@ from sf_fixpo.envs.dmlab.stand_in.sprites import caged
 HOLD_OUT = {**SIZE, "allowHoldOutLevels": "true"}
 
 # A walker for objects 120 apart: a clearance that leaves the lines half-way between them.
-FIRST_ROOM = (17, 17, 591, 527)
-CAREFUL = {"cell": 8, "clearance": 55, "tolerance": 7, "speed": 90}
-SHUT = Walker(floors=(FIRST_ROOM,), **CAREFUL)
-OPEN = Walker(floors=(FIRST_ROOM, (580, 225, 760, 319), (745, 17, 1319, 527)), **CAREFUL)
 BEFORE_THE_DOOR = (544.0, 272.0)  # whoever goes through the door touches what stands here
-
-
-def walk_rounds(lab, sign):
-    """Goes through the teleporter and to the match (-1) or the other shape (+1), again and again; the reward of every step."""
-    rewards = []
-    while lab.is_running():
-        (x, y, _), (_, yaw, _) = pose(lab)
-        scene = lab._scene.objects
-        (goal,) = [(ox, oy) for name, ox, oy in scene if name == "teleporter" or (name != lab._level._match) == (sign > 0)]
-        action = STILL.copy()
-        action[3] = 1
-        turn_towards(action, goal, x, y, yaw, skip=4)
-        rewards.append(lab.step(action, num_steps=4))
-    return rewards
 
 
 @pytest.mark.parametrize("sign", [1, -1])

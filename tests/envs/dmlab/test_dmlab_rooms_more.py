@@ -7,14 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cell_walkers import Knowledge, cell_of, centre, hunt
 from hypothesis import given
 from hypothesis import strategies as st
-from labs import STILL
-from puzzle_solver import solve
-from walkers import pose, turn_towards
 
-from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle, gap_cell, room_cell, walkable
+from benchmarks.levels.players.cells import cell_of, centre, hunt
+from benchmarks.levels.players.floors import pose
+from benchmarks.levels.players.keys import KeysPlayer
+from benchmarks.levels.players.open_places import swim
+from benchmarks.levels.players.puzzles import solve
+from sf_fixpo.envs.dmlab.stand_in.keys_doors import KeysDoorsPuzzle, gap_cell, walkable
 from sf_fixpo.envs.dmlab.stand_in.puzzles import COLOURS, neighbours, random_puzzle
 from sf_fixpo.envs.dmlab.stand_in.scene import Pose
 from sf_fixpo.envs.dmlab.stand_in.watermaze import Watermaze
@@ -58,19 +59,6 @@ def test_a_visit_pays_five_single_points_and_ends_elsewhere():
     assert scene is not None
     assert math.dist(scene.start[:2], MIDDLE) > 600
     assert not level.holds()
-
-
-def swim(lab, frames):
-    """Straight to the platform, again and again; every step's reward, and the positions."""
-    rewards, positions = [], []
-    while lab.is_running() and len(rewards) * 4 < frames:
-        (x, y, _), (_, yaw, _) = pose(lab)
-        action = STILL.copy()
-        off = turn_towards(action, lab._level.platform, x, y, yaw, 4)
-        action[3] = int(abs(off) < 30)
-        rewards.append(lab.step(action, num_steps=4))
-        positions.append((x, y))
-    return rewards, positions
 
 
 def test_a_swimmer_that_knows_the_platform_gets_five_points_a_visit(stand_in):
@@ -155,45 +143,11 @@ def _things(level, seed):
     return [thing for thing, _ in level._things]
 
 
-class Player:
-    """Carries out the shortest solution of a puzzle."""
-
-    def __init__(self, lab):
-        level = lab._level
-        self.moves = solve(level.puzzle)
-        self.cells = walkable(level.puzzle)
-        kinds = iter(level._things)
-        self.places = {
-            (room, i): next(kinds)[1] for room in sorted(level.puzzle.rooms) for i in range(len(level.puzzle.rooms[room]))
-        }
-
-    def look(self, lab):
-        """Where to go for the next move."""
-        level = lab._level
-        here = cell_of(*pose(lab)[0][:2])
-        left = {cell for _, cell in level._things}
-        while self.moves:
-            kind, room, number = self.moves[0]
-            cell = self.places[room, number] if kind == "take" else None
-            inside = {room_cell(room, (i, j)) for i in range(3) for j in range(2)}
-            if (kind == "take" and cell not in left) or (kind == "go" and here in inside):
-                self.moves.pop(0)
-                continue
-            targets = [cell] if kind == "take" else sorted(inside - left)
-            return Knowledge(self.cells, [centre(c) for c in targets], left - set(targets), passes=self.passes(level))
-        return Knowledge(self.cells, [])
-
-    def passes(self, level):
-        """Through openings, open doors, and the doors that the key in hand opens."""
-        shut = {gap_cell(between) for between, colour in level.shut.items() if colour != level.hand}
-        return lambda one, other: other not in shut
-
-
 def test_a_walker_that_knows_the_solution_gets_the_goal(stand_in):
     lab = stand_in(KEYS)
     for seed in range(5):
         lab.reset(seed=seed)
-        player, length = Player(lab), lab._level.puzzle.length
+        player, length = KeysPlayer(lab), lab._level.puzzle.length
         rewards = hunt(lab, player.look, frames=3600, skip=2, slow=180)
         assert not lab.is_running()
         assert set(rewards) <= {0.0, 1.0, 50.0}

@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from cell_walkers import Knowledge, cell_of, centre, hunt
 from hypothesis import given
 from hypothesis import strategies as st
 from labs import STILL
-from walkers import pose, turn_towards
 
+from benchmarks.levels.players.cells import Knowledge, cell_of, centre, hunt
+from benchmarks.levels.players.floors import pose, turn_towards
+from benchmarks.levels.players.sights import downhill_to_the_goal
 from sf_fixpo.envs.dmlab.stand_in.scene import Pose
 from sf_fixpo.envs.dmlab.stand_in.skymaze import IrreversiblePathHard, IrreversiblePathVaried, course_grid, random_course
 
@@ -101,12 +102,6 @@ def test_the_goal_pays_once_and_ends_the_episode():
     assert level.took((0,), 1000, Pose(0, 0, 0)) == 100
     assert level.last_frame() == 1012
     assert not level.watchful()
-
-
-def downhill_to_the_goal(lab):
-    heights, main = lab._level._course.heights, lab._level._course.main
-    order = {cell: i for i, cell in enumerate(main)}
-    return Knowledge(main, [centre(main[-1])], passes=lambda one, other: order[other] == order[one] + 1 and heights)
 
 
 @pytest.mark.parametrize("level", LEVELS)

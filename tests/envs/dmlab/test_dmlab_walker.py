@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from labs import FRAMES
-from walkers import Walker, places
+
+from benchmarks.levels.players.floors import Walker, places
 
 WALKER = Walker(floors=((20, 20, 1564, 1308),))
 GOOD, BAD = ("can", "balloon"), ("hat", "cake")

@@ -89,9 +89,16 @@ def test_only_all_thirty_test_variants_make_a_dmlab_30_score(levels, name):
     assert human_normalised(dict.fromkeys(levels, 1.0), LAB).name == name
 
 
-def test_there_is_no_score_on_the_stand_in():
-    with pytest.raises(NoScoreError, match="the engine is vizdoom, a stand-in"):
-        human_normalised(dict.fromkeys(TESTS, 1.0), engines.VIZDOOM)
+def test_on_the_stand_in_the_same_formula_has_another_name():
+    means = {level: HUMAN_SCORES[names.score_name(level)] / 2 for level in TESTS}
+    here, there = human_normalised(means, engines.VIZDOOM), human_normalised(means, LAB)
+    assert here.mean_capped == there.mean_capped
+    assert (here.stand_in, there.stand_in) == (True, False)
+    assert here.name == "stand-in score over 30 levels, no score of DMLab-30"
+    one = human_normalised({DMLAB30_LEVELS[0]: 1.0}, engines.VIZDOOM)
+    assert one.name == "stand-in score over 1 level, training variants among them, no score of DMLab-30"
+    with pytest.raises(NoScoreError, match="the engines are deepmind_lab, vizdoom"):
+        human_normalised(means, "deepmind_lab, vizdoom")
 
 
 def test_there_is_no_score_without_a_reference():

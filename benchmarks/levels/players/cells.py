@@ -7,22 +7,24 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from labs import STILL
-from walkers import pose, turn_towards
+from benchmarks.levels.players.floors import STILL, pose, turn_towards
 
 SIDE = 100
 SPEED = 60  # frames a second
 
 
 def cell_of(x, y):
+    """The cell of a point."""
     return int(x // SIDE), int(y // SIDE)
 
 
 def centre(cell):
+    """The middle of a cell, units."""
     return (cell[0] + 0.5) * SIDE, (cell[1] + 0.5) * SIDE
 
 
 def around(cell):
+    """The four neighbours of a cell."""
     x, y = cell
     return ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1))
 

@@ -10,8 +10,9 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from labs import STILL
+import numpy as np
 
+STILL = np.zeros(7, np.intc)
 Box = tuple[float, float, float, float]  # west, south, east, north
 
 

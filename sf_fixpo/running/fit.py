@@ -1,0 +1,85 @@
+"""Whether a run's flags and checkpoints fit its environment, which is known once one has been made: a line for each fault."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.utils.typing import Config
+
+from sf_fixpo.algorithm.config import FixPOConfig
+from sf_fixpo.baselines.settings import space_faults
+from sf_fixpo.envs.action_mask import mask_fault
+from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.checkpointing import read_weights
+from sf_fixpo.learning.networks import action_spec
+from sf_fixpo.learning.tasks import task_count
+
+
+def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Faults that show only once the environment's spaces and number of agents are known."""
+    found = []
+    try:
+        found += space_faults(cfg, action_spec(env_info.action_space))
+    except ValueError as exc:
+        found.append(f"--env={cfg.env}: {exc}")
+    if fault := mask_fault(env_info.obs_space, env_info.action_space):
+        found.append(f"--env={cfg.env}: {fault}")
+    agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
+    per_rollout = agents * cfg.rollout // cfg.num_policies
+    per_update = cfg.batch_size * cfg.num_batches_per_epoch
+    if not cfg.async_rl and (per_update < per_rollout or per_update % per_rollout):
+        found.append(
+            f"--batch_size={cfg.batch_size} x --num_batches_per_epoch={cfg.num_batches_per_epoch} = {per_update} samples: must "
+            f"be a multiple of what all workers collect in one rollout, {per_rollout} (--num_workers={cfg.num_workers} x "
+            f"--num_envs_per_worker={cfg.num_envs_per_worker} x {env_info.num_agents} agents x --rollout={cfg.rollout}), "
+            "or use --async_rl=True"
+        )
+    per_worker = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
+    trajectories = per_update // cfg.rollout
+    if cfg.batched_sampling and math.gcd(trajectories, per_worker) != min(trajectories, per_worker):
+        found.append(
+            f"--batched_sampling=True: {per_worker} trajectories of a worker must divide the {trajectories} of a batch, "
+            "or the other way round"
+        )
+    return found
+
+
+def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any] | None]) -> list[str]:
+    """Whether the checkpoints of this experiment, where there are any, fit this run's network.
+
+    Args:
+        cfg: of the run.
+        env_info: of its environment.
+        states: `saved_states` of the run.
+    """
+    found = []
+    network = None
+    fixpo = cfg.algo == "FIXPO"
+    betas = task_count(env_info.obs_space) if FixPOConfig.from_cfg(cfg).beta_scope == "per_task" else 1
+    if cfg.get("init_from"):
+        network = create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
+        for policy_id in (i for i, state in enumerate(states) if state is None):
+            weights = read_weights(cfg.init_from, policy_id)["model"]
+            if differences := checkpoints.state_faults(network.state_dict(), weights, "model"):
+                return [f"--init_from={cfg.init_from}: of another architecture ({'; '.join(differences[:3])})"]
+    for state in filter(None, states):
+        network = network or create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
+        saved = checkpoints.saved_betas(state)
+        if fixpo and saved not in (None, betas):
+            found.append(
+                f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {saved} beta(s), this run "
+                f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
+            )
+        elif differences := checkpoints.state_faults(network.state_dict(), state["model"], "model"):
+            found.append(
+                f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "
+                "the network flags it was made with, another --experiment, or --restart_behavior=restart"
+            )
+        else:
+            parameters = list(network.parameters())
+            faults = checkpoints.checkpoint_faults(state, network.state_dict(), parameters, betas if fixpo else None)
+            found += [f"--experiment={cfg.experiment}: its checkpoint is damaged: {fault}" for fault in faults]
+    return found
