@@ -216,6 +216,9 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "float | list[float]": lambda x: is_number(x) or (isinstance(x, list) and bool(x) and all(map(is_number, x))),
     "list[str]": lambda x: isinstance(x, list) and all(isinstance(item, str) for item in x),
     "dict[str, float]": lambda x: isinstance(x, dict) and all(map(is_number, x.values())),
+    "list[dict[str, float]]": lambda x: (
+        isinstance(x, list) and all(isinstance(rank, dict) and all(map(is_number, rank.values())) for rank in x)
+    ),
     "dict[str, dict[str, float | None]]": lambda x: (
         isinstance(x, dict) and all(isinstance(task, dict) and all(map(is_number_or_none, task.values())) for task in x.values())
     ),

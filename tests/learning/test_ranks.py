@@ -20,6 +20,7 @@ from sf_fixpo.learning.meeting import DONE, RanksError
 from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.learning.rank_figures import put_together
 from sf_fixpo.learning.verification import GuaranteeError
+from sf_fixpo.records.update_log import row_fault
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +207,11 @@ def test_rank_0_alone_writes_and_what_it_audits_are_the_states_of_all(tmp_path):
         none_failed(train(batches_of(learners, seed)))
     write_config(learners[0])
     assert none_failed(on_each(lambda rank: learners[rank].save())) == [True, False]
-    assert len(json_lines(tmp_path / "synthetic" / "updates.jsonl")) == 3
+    rows = json_lines(tmp_path / "synthetic" / "updates.jsonl")
+    assert [row_fault(row) for row in rows] == [None] * 3, "who reads the log can"
+    assert "as ranks, which must be" in str(row_fault({**rows[0], "ranks": [{"kl_max": "high"}]}))
+    scalars = learners[0].last_record.to_scalars()
+    assert scalars["rank_01/kl_max"] == rows[-1]["ranks"][1]["kl_max"]
     files = sorted((tmp_path / "synthetic" / "audit").glob("*.pt"))
     assert len(files) == 3
     record = torch.load(files[0], weights_only=True)
