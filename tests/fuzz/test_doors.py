@@ -51,9 +51,19 @@ def command_lines(draw: Any) -> list[str]:
     return words
 
 
+@pytest.fixture(scope="module")
+def engines_known(tmp_path_factory):
+    """What a suite asks about its engine it asks once, in a process of its own."""
+    for env in ENVS:
+        refuses(
+            lambda env=env: train.parse_cfg([f"--env={env}", f"--train_dir={tmp_path_factory.getbasetemp()}"]),
+            train.BadInputError,
+        )
+
+
 @fuzz(0.05, few=40)
 @given(words=command_lines())
-def test_flags_of_a_training(tmp_path_factory, words):
+def test_flags_of_a_training(tmp_path_factory, engines_known, words):
     folder = tmp_path_factory.getbasetemp() / "flags"
     folder.mkdir(exist_ok=True)
     with guarded("flags of fixpo-train", folder):
