@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from sf_fixpo.launcher.files import create_json, read_json, write_json
+from sf_fixpo.launcher.files import NUMBER, create_json, read_json, write_json
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 HEARTBEAT_SECONDS = 15.0
@@ -79,6 +79,9 @@ class Claim:
         write_json(self.path, {**self.content, "released": True})
 
 
+_CLAIM_KINDS = {"released": bool, "scope": str, "pid": int, "pid_start": NUMBER}
+
+
 def claim(sweep: Sweep, run: Run) -> Claim | None:
     """Claims a run, where nobody alive holds it.
 
@@ -116,7 +119,7 @@ def _newest(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     except FileNotFoundError:
         numbers = []
     path = _numbered(folder, max(numbers, default=0))
-    return path, read_json(path)
+    return path, read_json(path, _CLAIM_KINDS)
 
 
 def _is_held(path: Path, content: dict[str, Any]) -> bool:

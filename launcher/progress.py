@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sf_fixpo.launcher.files import NUMBER, is_of
+
 UPDATE_LOG = "updates.jsonl"
 
 # A row of a run on thirty tasks has some 5,000 bytes.
@@ -55,7 +57,7 @@ def read_progress(folder: Path, log: Path) -> Progress:
         log: the run's output.
     """
     row = _last_row(tail(folder / UPDATE_LOG))
-    steps, mean_return = row.get("env_steps"), _row_return(row)
+    steps, mean_return = _number(row.get("env_steps")), _row_return(row)
     if steps is None or mean_return is None:
         output = tail(log)
         if steps is None and (found := _STEPS.findall(output)):
@@ -70,17 +72,24 @@ def _last_row(data: bytes) -> dict[str, Any]:
     for line in reversed(data.split(b"\n")[:-1]):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return row if isinstance(row, dict) else {}
     return {}
 
 
 def _row_return(row: dict[str, Any]) -> float | None:
-    if isinstance(row.get("return"), int | float):
-        return float(row["return"])
-    found = [task["return"] for task in row.get("tasks", {}).values() if task.get("return") is not None]
+    if (own := _number(row.get("return"))) is not None:
+        return own
+    tasks = row.get("tasks")
+    returns = [task.get("return") for task in (tasks.values() if isinstance(tasks, dict) else ()) if isinstance(task, dict)]
+    found = [number for value in returns if (number := _number(value)) is not None]
     return sum(found) / len(found) if found else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number that a damaged row has too; None where it is none."""
+    return float(value) if is_of(value, NUMBER) else None
 
 
 class Activity:

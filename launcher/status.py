@@ -113,6 +113,14 @@ def main(argv: list[str] | None = None) -> int:
             raise BadInputError(f"--tail={args.tail}: no run of {sweep.folder}; there are {', '.join(sweep.runs)}")
     except (BadInputError, SweepError) as exc:
         return complain(PROGRAM, exc)
+    try:
+        return _show(sweep, args)
+    except SweepError as exc:
+        return complain(PROGRAM, exc)
+
+
+def _show(sweep: Sweep, args: Any) -> int:
+    """What the flags ask for; returns the exit status."""
     if args.tail:
         print("\n".join(tail_lines(sweep.log_path(sweep.runs[args.tail]), args.lines)))
     elif args.json:

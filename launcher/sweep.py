@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sf_fixpo.launcher.files import read_json, write_json
+from sf_fixpo.launcher.files import NUMBER, SweepError, read_json, write_json
 from sf_fixpo.launcher.secret_values import description_faults
 
 STATE_FOLDER = ".sweep"
@@ -25,10 +25,6 @@ PRUNED = "pruned"  # the reason of a stopped run that a search has given up
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
 _LONGEST_NAME = 200
-
-
-class SweepError(ValueError):
-    """A sweep cannot be made or read; the message says why, one line a fault."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,15 @@ class RunState:
         return self.status in ENDED
 
 
+_JOB_KINDS = {"backend": str, "job_id": str}
+_STATE_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("status", "reason", "host", "log"), str),
+    **dict.fromkeys(("attempt", "failures", "steps"), int),
+    **dict.fromkeys(("exit_code", "pid"), (int, type(None))),
+    **dict.fromkeys(("started", "ended", "mean_return"), (*NUMBER, type(None))),
+}
+
+
 class Sweep:
     """The runs of one sweep and the files under `<folder>/.sweep/`; paths are absolute, the same on all hosts.
 
@@ -134,10 +139,12 @@ class Sweep:
         """
         path = Path(folder) / STATE_FOLDER / "manifest.json"
         try:
-            found = read_json(path)
+            found = read_json(path, may_have={"source": str, "cwd": str})
             if found is None:
                 raise SweepError(f"{folder}: not the folder of a sweep: there is no {path}{_sweeps_below(Path(folder))}")
             runs = [Run(run["name"], tuple(run["command"]), run["folder"], run["env"]) for run in found["runs"]]
+            if faults := [fault for run in runs if (fault := _form_fault(run))]:
+                raise SweepError(f"{path}: not the manifest of a sweep: {faults[0]}")
         except (ValueError, KeyError, TypeError) as exc:
             if isinstance(exc, SweepError):
                 raise
@@ -174,8 +181,10 @@ class Sweep:
 
     def state(self, run: Run) -> RunState:
         """How far the run is; `queued` where no job has said anything yet."""
-        found = read_json(self._path("runs", run)) or {}
+        found = read_json(self._path("runs", run), may_have=_STATE_KINDS) or {}
         known = {f.name for f in fields(RunState)}
+        if found.get("status", QUEUED) not in (RUNNING, QUEUED, *ENDED):
+            raise SweepError(f"{self._path('runs', run)}: has {found['status'][:40]!r} as status")
         return RunState(**{key: value for key, value in found.items() if key in known})
 
     def write_state(self, run: Run, state: RunState) -> None:
@@ -188,12 +197,12 @@ class Sweep:
 
     def job_of(self, run: Run, backend: str) -> str | None:
         """The id of the run's latest job, None where this backend has submitted none."""
-        found = read_json(self._path("jobs", run))
+        found = read_json(self._path("jobs", run), _JOB_KINDS)
         return found["job_id"] if found is not None and found["backend"] == backend else None
 
     def last_job(self, run: Run) -> str:
         """The id of the run's latest job under any backend; "" where none was recorded."""
-        found = read_json(self._path("jobs", run))
+        found = read_json(self._path("jobs", run), _JOB_KINDS)
         return found["job_id"] if found is not None else ""
 
     def ask_to_stop(self, run: Run, reason: str) -> None:
@@ -202,7 +211,7 @@ class Sweep:
 
     def stop_reason(self, run: Run) -> str | None:
         """Why the run is to stop; None where it is not."""
-        found = read_json(self._path("stop", run))
+        found = read_json(self._path("stop", run), {"reason": str})
         return None if found is None else found["reason"]
 
     def forget_stop(self, run: Run) -> None:
@@ -224,8 +233,21 @@ class Sweep:
 
     def last_launch(self) -> tuple[str, dict[str, Any]]:
         """Backend and flags of the latest launch; local without flags where there was none."""
-        found = read_json(self.state_folder / "launch.json") or {"backend": "local", "flags": {}}
+        found = read_json(self.state_folder / "launch.json", {"backend": str, "flags": dict}) or {"backend": "local", "flags": {}}
         return found["backend"], found["flags"]
+
+
+def _form_fault(run: Run) -> str | None:
+    """What of a run in a manifest is not what its description could have given: its names are those of files."""
+    if not isinstance(run.name, str) or not _NAME.fullmatch(run.name) or len(run.name) > _LONGEST_NAME:
+        return f"{str(run.name)[:40]!r} is no name of a run"
+    if not isinstance(run.folder, str) or os.path.isabs(run.folder) or ".." in Path(run.folder).parts or "\0" in run.folder:
+        return f"run {run.name}: its folder {str(run.folder)[:40]!r} is not below the sweep's"
+    if not run.command or not all(isinstance(word, str) for word in run.command):
+        return f"run {run.name}: its command is no list of words"
+    if not isinstance(run.env, dict) or not all(isinstance(text, str) for item in run.env.items() for text in item):
+        return f"run {run.name}: its env is no dict of texts"
+    return None
 
 
 def is_search(sweep: Sweep) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium
@@ -10,6 +9,7 @@ from gymnasium import spaces
 
 from sf_fixpo.envs.action_mask import mask_fault
 from sf_fixpo.envs.gymnasium_envs.actions import Actions, UnsuitableSpaceError
+from sf_fixpo.envs.gymnasium_envs.answers import RESET, STEP, flag, number, parts
 from sf_fixpo.envs.gymnasium_envs.observations import Observations
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.envs.suite import EnvError
@@ -80,7 +80,7 @@ class GymAdapter(gymnasium.Wrapper):
             engine_seed = env_seeds(self._cfg, self._env_config, salt=seed or 0)[0]
             self._seeded = True
         self._steps = 0
-        observation, _ = self.env.reset(seed=engine_seed, options=options)
+        observation, _ = self._parts(self.env.reset(seed=engine_seed, options=options), RESET, "reset")
         return self._observations.policy_observation(observation, 0), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -98,11 +98,19 @@ class GymAdapter(gymnasium.Wrapper):
             chosen = self._actions.engine_action(action)
         except ValueError as exc:
             raise EnvError(f"{self._name}: {exc}, at step {self._steps} of an episode") from exc
-        observation, reward, terminated, truncated, info = self.env.step(chosen)
-        reward = float(reward)
-        if not math.isfinite(reward):
-            raise EnvError(f"{self._name}: the reward is {reward} at step {self._steps} of an episode")
+        observation, reward, terminated, truncated, info = self._parts(self.env.step(chosen), STEP, "step")
+        try:
+            reward = number(reward, "the reward")
+            terminated, truncated = flag(terminated, "terminated"), flag(truncated, "truncated")
+        except EnvError as exc:
+            raise EnvError(f"{self._name}: {exc} at step {self._steps} of an episode") from None
         extra = info.get("episode_extra_stats") if isinstance(info, dict) else None
         kept = {"episode_extra_stats": extra} if isinstance(extra, dict) else {}
         seen = self._observations.policy_observation(observation, self._steps)
-        return seen, reward, bool(terminated), bool(truncated and not terminated), kept
+        return seen, reward, terminated, truncated and not terminated, kept
+
+    def _parts(self, answer: Any, names: tuple[str, ...], call: str) -> tuple[Any, ...]:
+        try:
+            return parts(answer, names, call)
+        except EnvError as exc:
+            raise EnvError(f"{self._name}: {exc}") from None

@@ -16,6 +16,7 @@ from torch import nn
 
 from sf_fixpo.envs.action_mask import ACTION_MASK
 from sf_fixpo.envs.gymnasium_envs.actions import UnsuitableSpaceError
+from sf_fixpo.envs.gymnasium_envs.answers import UNFIT
 from sf_fixpo.envs.suite import EnvError
 
 # Keys that mean something else to the learner or to sample-factory's encoders; the user's own get another name.
@@ -237,7 +238,7 @@ class Observations:
         for key in part.path:
             try:
                 observation = observation[key]
-            except (KeyError, IndexError, TypeError):
+            except UNFIT:
                 raise EnvError(f"{self._env_name}: {part.name} is missing at step {step} of an episode") from None
         return observation
 
@@ -247,7 +248,7 @@ class Observations:
             raise EnvError(f"{where} has the shape {np.shape(value)} at the start of an episode; its space is {part.space}")
         try:
             result = part.convert(value)
-        except (ValueError, TypeError) as exc:
+        except UNFIT as exc:
             raise EnvError(f"{where} at step {step} of an episode: {exc}; its space is {part.space}") from exc
         if part.inexact and not np.isfinite(result).all():
             kind = "NaN" if np.isnan(result).any() else "an infinite number"

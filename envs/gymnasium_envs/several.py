@@ -9,7 +9,6 @@ Shapes: K agents.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sf_fixpo.envs.gymnasium_envs.actions import Actions, UnsuitableSpaceError
+from sf_fixpo.envs.gymnasium_envs.answers import RESET, STEP, UNFIT, by_agent, flag, number, parts
 from sf_fixpo.envs.gymnasium_envs.observations import Observations
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.envs.suite import EnvError
@@ -70,7 +70,7 @@ class Vector:
 
     def reset(self, seed: int | None, options: Any) -> Moment:
         """Starts all of them."""
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = parts(self.env.reset(seed=seed, options=options), RESET, "reset")
         nothing = [False] * len(self.names)
         return self._moment(observations, [0.0] * len(self.names), nothing, nothing, infos)
 
@@ -78,14 +78,20 @@ class Vector:
         """Steps all of them."""
         together = create_empty_array(self.action_space, n=len(actions))
         together = concatenate(self.action_space, list(actions), together)  # type: ignore[arg-type]
-        return self._moment(*self.env.step(together))
+        return self._moment(*parts(self.env.step(together), STEP, "step"))
 
     def _moment(self, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any) -> Moment:
-        each = list(iterate(self.env.observation_space, observations))
+        try:
+            each = list(iterate(self.env.observation_space, observations))
+            rewards, terminated, truncated = list(rewards), list(terminated), list(truncated)
+        except UNFIT as exc:
+            raise EnvError(f"what it returned is not of {len(self.names)} environments: {exc}") from exc
+        if {len(each), len(rewards), len(terminated), len(truncated)} != {len(self.names)}:
+            raise EnvError(f"what it returned is not of {len(self.names)} environments")
         ended = infos.get("final_info") if isinstance(infos, dict) else None
         of_each = [{} if ended is None or ended[i] is None else dict(ended[i]) for i in range(len(each))]
-        ends = [bool(x) for x in terminated], [bool(x) for x in truncated]
-        return Moment(each, list(rewards), *ends, of_each, [True] * len(each))
+        ends = [flag(x, "terminated") for x in terminated], [flag(x, "truncated") for x in truncated]
+        return Moment(each, rewards, *ends, of_each, [True] * len(each))
 
 
 class Parallel:
@@ -131,27 +137,34 @@ class Parallel:
 
     def reset(self, seed: int | None, options: Any) -> Moment:
         """Starts an episode of all."""
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = parts(self.env.reset(seed=seed, options=options), RESET, "reset")
         return self._moment(observations, {}, {}, {}, infos)
 
     def step(self, actions: Sequence[Any]) -> Moment:
         """Steps those who are there; an episode that all have left is followed by the next."""
         acting = list(self.env.agents)
         chosen = {agent: action for agent, action in zip(self._agents, actions, strict=True) if agent in acting}
-        observations, rewards, terminated, truncated, infos = self.env.step(chosen)
+        observations, rewards, terminated, truncated, infos = parts(self.env.step(chosen), STEP, "step")
+        terminated, truncated = by_agent(terminated, "terminations"), by_agent(truncated, "truncations")
         for agent in acting:
-            if agent not in self.env.agents and not (terminated.get(agent) or truncated.get(agent)):
+            ends = flag(terminated.get(agent, False), "terminated"), flag(truncated.get(agent, False), "truncated")
+            if agent not in self.env.agents and not any(ends):
                 raise EnvError(f"agent '{agent}' has left env.agents without a termination or truncation")
         if not self.env.agents:
-            observations, infos = self.env.reset()
+            observations, infos = parts(self.env.reset(), RESET, "reset")
         return self._moment(observations, rewards, terminated, truncated, infos)
 
     def _moment(self, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any) -> Moment:
-        infos = [infos.get(agent) or {} for agent in self._agents]
+        observations, rewards = by_agent(observations, "observations"), by_agent(rewards, "rewards")
+        infos = [by_agent(infos, "infos").get(agent) for agent in self._agents]
+        infos = [info if isinstance(info, dict) else {} for info in infos]
         # where agents take turns, the name of the one whose turn it is, as turn_based_aec_to_parallel gives it
+        turns = [info.get("active_agent", agent) for agent, info in zip(self._agents, infos, strict=True)]
         present = [
-            agent in self.env.agents and bool(info.get("is_active", True)) and info.get("active_agent", agent) == agent
-            for agent, info in zip(self._agents, infos, strict=True)
+            agent in self.env.agents
+            and flag(info.get("is_active", True), "is_active")
+            and (isinstance(turn, type(agent)) and turn == agent)
+            for agent, info, turn in zip(self._agents, infos, turns, strict=True)
         ]
         for agent, here in zip(self._agents, present, strict=True):
             if here and agent not in observations:
@@ -159,8 +172,8 @@ class Parallel:
         return Moment(
             [observations.get(agent) if here else None for agent, here in zip(self._agents, present, strict=True)],
             [rewards.get(agent, 0.0) for agent in self._agents],
-            [bool(terminated.get(agent, False)) for agent in self._agents],
-            [bool(truncated.get(agent, False)) for agent in self._agents],
+            [flag(terminated.get(agent, False), "terminated") for agent in self._agents],
+            [flag(truncated.get(agent, False), "truncated") for agent in self._agents],
             infos,
             present,
         )
@@ -249,11 +262,10 @@ class SeveralAdapter(gymnasium.Env):
         return found
 
     def _reward(self, reward: Any, agent: int) -> float:
-        reward = float(reward)
-        if not math.isfinite(reward):
-            step = self._steps[agent] + 1
-            raise EnvError(f"{self._name}: the reward of {self.agents.names[agent]} is {reward} at step {step} of an episode")
-        return reward
+        try:
+            return number(reward, f"the reward of {self.agents.names[agent]}")
+        except EnvError as exc:
+            raise EnvError(f"{self._name}: {exc} at step {self._steps[agent] + 1} of an episode") from None
 
     def _seen(self, moment: Moment) -> list[Any]:
         seen = []
