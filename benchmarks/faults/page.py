@@ -10,10 +10,9 @@ from benchmarks.faults.trial import Outcome
 _HEAD = f"""# Faults
 
 What a run does when something breaks, as tried one by one by `make test-faults`, which writes this page. CartPole, in one or five
-processes, with `--heartbeat_reporting_interval={HEARTBEAT_SECONDS}` (default 180: a silence
-is noticed so much later) and `--save_every_sec={SAVE_SECONDS}` (default 120).
-*Noticed*: seconds until the run said the cause, or ended; *lost*: seconds of training that no checkpoint has at
-the end; *left*: processes, files in shared memory, temporary files.
+processes, with `--heartbeat_reporting_interval={HEARTBEAT_SECONDS}` (default 180: a silence is noticed so much later)
+and `--save_every_sec={SAVE_SECONDS}` (default 120). *Noticed*: seconds until the run said the cause, or ended; *lost*: seconds of
+training that no checkpoint has at the end; *left*: processes, files in shared memory, temporary files.
 
 - A rollout or policy worker that dies, is stopped or hangs: the learner saves, all processes end and are started anew
   (`--max_restarts`, 3); the closing lines count it.
@@ -21,8 +20,7 @@ the end; *left*: processes, files in shared memory, temporary files.
   process with it costs a restart.
 - The learner, its batcher, the one process of a serial run: the run ends with status 1, and the same command goes on from the
   last checkpoint. An evaluation: a warning.
-- Time in which the whole run was stopped (a laptop's lid, a cluster that suspends) counts for nothing, nor does a clock that is
-  set.
+- Time in which the whole run was stopped (a laptop's lid, a cluster that suspends) does not count, nor does a clock being set.
 """
 
 

@@ -343,7 +343,9 @@ def attempt(fault: Fault, keep: Path | None = None) -> Outcome:
         wrong = _verdict(fault, status, noticed, lost, left, line)
         if wrong and keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-            (keep / f"{re.sub(r'[^a-z0-9]+', '_', fault.name.lower())}.txt").write_text(trial.text())
+            (keep / f"{re.sub(r'[^a-z0-9]+', '_', fault.name.lower())}.txt").write_text(
+                trial.text() + "\n".join(map(str, trial.temporary.iterdir()))
+            )
         return Outcome(
             fault.name, None if noticed is None else round(noticed, 1), status, line[:160], round(lost, 1), left, wrong
         )

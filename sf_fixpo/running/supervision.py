@@ -360,7 +360,7 @@ class ProcessWatch:
 
     def _end_where_nothing_moves(self) -> None:
         silent = CLOCK.time() - self._alive_at
-        if silent <= self._limit * (1 if self._begun else 3):
+        if self._stopping_since is not None or silent <= self._limit * (1 if self._begun else 3):
             return
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         log.error(
