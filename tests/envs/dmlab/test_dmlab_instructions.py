@@ -87,7 +87,7 @@ def test_a_checkpoint_made_on_the_stand_in_loads_into_a_network_for_deepmind_lab
     ours, other = make_env(cfg.env, cfg), theirs(monkeypatch, tmp_path, "language_execute_random_task")
     ours.close()
     other.close()
-    assert dict(ours.observation_space.spaces) == dict(other.observation_space.spaces)
+    assert {**ours.observation_space} == {**other.observation_space}  # type: ignore[dict-item]
     assert ours.action_space == other.action_space
     cfg.pixel_format = "CHW"
     space = spaces.Dict({**other.observation_space, "obs": spaces.Box(0, 255, (3, 72, 96), np.uint8)})
