@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from labs import SIZE, SKIP, STILL, random_walk
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 from test_dmlab_env import make_cfg
 
 from sf_fixpo.envs.dmlab import engines, names
 from sf_fixpo.envs.dmlab.env import lab_config
-from sf_fixpo.envs.dmlab.names import DMLAB30_LEVELS, needs_dataset
+from sf_fixpo.envs.dmlab.names import needs_dataset
+from sf_fixpo.envs.dmlab.simpler import SIMPLER
 
 FOLDER = "contributed/dmlab30/"
 
@@ -114,6 +117,11 @@ def test_a_test_variant_has_episodes_of_its_own(make_lab, level):
         frames.append(lab.observations()["RGB_INTERLEAVED"])
         assert set(random_walk(lab, seed=3, steps=5)[1]) <= set(RULES[level].rewards)
     assert not np.array_equal(*frames)
+
+
+def test_the_docs_say_where_a_level_is_simpler():
+    page = (Path(__file__).parents[3] / "docs" / "levels.md").read_text()
+    assert all(f"| {level} | {how} |" in page for level, how in SIMPLER.items())
 
 
 def test_every_level_has_rules_here_or_in_the_other_contract():
