@@ -347,7 +347,7 @@ def test_a_run_on_several_levels_is_evaluated_on_the_test_variants_of_all(dmlab_
     assert evaluate.main([str(dmlab_experiment), "--episodes=2", "--workers=2"]) == 0
     out = capsys.readouterr().out
     for level in TEST_LEVELS:
-        assert re.search(rf"{level} +-?\d+\.\d\d +\d+\.\d\d +2 *\n", out), out
+        assert re.search(rf"{level} +-?\d+\.\d\d +\d+\.\d\d +2 +-?\d+\.\d +-?\d+\.\d *\n", out), out
     assert re.search(r"stand-in score over 2 levels, no score of DMLab-30: -?\d", out)
     assert "stand-in %" in out
     assert "human" not in out

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 
 from benchmarks.levels import labs
-from sf_fixpo.envs.dmlab.names import DMLAB30_LEVELS
 
 _STEPS = 5  # of each episode, so that thousands of them take minutes
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 
 from sf_fixpo.envs.dmlab.engines import sample_factory_tables
-from sf_fixpo.envs.dmlab.names import DMLAB30_LEVELS
 from sf_fixpo.envs.dmlab.stand_in.engine import Lab
 from sf_fixpo.envs.dmlab.stand_in.levels import LEVELS
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
 
 from benchmarks.levels import labs
 from benchmarks.levels.players.gazes import CROSS, Gazer
-from sf_fixpo.envs.dmlab.names import DMLAB30_LEVELS
 
 _COLUMNS, _WIDTH, _HEIGHT, _TITLE, _GAP = 5, 256, 192, 16, 6
 _SEEDS = 12  # starts to choose from

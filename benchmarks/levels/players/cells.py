@@ -103,7 +103,7 @@ class Ledger:
     """Which items of a lab's present scene are still there; it listens to what the level is told."""
 
     def __init__(self, lab):
-        self._lab, self._scene, self._taken = lab, None, set()
+        self._lab, self._scene, self._taken = lab, lab._scene, set()
         level, took = lab._level, lab._level.took
 
         def listen(items, frame, pose):

@@ -53,7 +53,7 @@ def _keys(lab: Any) -> list[float]:
 def _apples(lab: Any) -> list[float]:
     """Nearest first; an apple that has paid is gone until all come back."""
     taken: set = set()
-    seen = None
+    seen = lab._scene
 
     def look(lab: Any) -> Knowledge:
         nonlocal seen

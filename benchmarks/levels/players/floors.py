@@ -37,7 +37,8 @@ class Walker:
     def plan(self, start, goal, avoid):
         """Way points from one place to another around squares, or [] where there is none."""
         first, last = self._cell(*start), self._cell(*goal)
-        parents, queue = {first: None}, deque([first])
+        parents: dict = {first: None}
+        queue = deque([first])
         while queue:
             place = queue.popleft()
             if place == last:

@@ -69,15 +69,15 @@ class Lab:
         Args:
             level: such as `contributed/dmlab30/rooms_collect_good_objects_train`; the folder may be left off.
             observations: names of the observations to give, from `observation_spec`.
-            config: string to string: `width`, `height` (pixels), `allowHoldOutLevels` (`true` for a test level); others are
-                accepted and unused.
+            config: string to string: `width`, `height` (pixels), `allowHoldOutLevels` (`true` for a test level), `mixerSeed`
+                (another number, other episodes of the same seeds); others are accepted and unused.
             renderer: `software` or `hardware`; here both are software.
             level_cache: accepted and never asked: there is no map that takes long to build.
             temp_folder: where the engine's temporary folder goes; None for the system's.
 
         Raises:
             TypeError: an argument of the wrong type.
-            ValueError: an unknown observation or renderer, or a size that is not a positive number.
+            ValueError: an unknown observation or renderer, or a size or mixer seed that is no such number.
             RuntimeError: an unknown level, a test level without leave, or the engine does not start.
         """
         del level_cache
@@ -98,6 +98,7 @@ class Lab:
         for name in observations:
             if name not in specs:
                 raise ValueError(f"Unknown observation {name!r}.")
+        self._mixer = _mixer_seed(config)
         self._level_name = level
         self._observations = tuple(observations)
         self._running = False
@@ -175,7 +176,7 @@ class Lab:
         self._running = False
         self._seed = seed
         self._frame = 0
-        self._begin(episode_rng(self._level_name, seed))
+        self._begin(episode_rng(self._level_name, seed, self._mixer))
         self._running = True
         return True
 
@@ -395,6 +396,18 @@ def _size(config: dict[str, str], key: str, default: int) -> int:
     text = config.get(key, str(default))
     if not text.isdecimal() or not 1 <= int(text) <= largest:
         raise ValueError(f"config {key} must be a number from 1 to {largest}, not {text!r}")
+    return int(text)
+
+
+def _mixer_seed(config: dict[str, str]) -> int:
+    """The mixer seed of the config, 0 where there is none.
+
+    Raises:
+        ValueError: not a number below 2**31.
+    """
+    text = config.get("mixerSeed", "0")
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise ValueError(f"config mixerSeed must be a number below 2**31, not {text!r}")
     return int(text)
 
 

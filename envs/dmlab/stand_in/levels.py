@@ -183,7 +183,13 @@ def find_level(path: str) -> type[Level] | type[PanelLevel] | None:
     return LEVELS.get(path.removeprefix(LEVEL_FOLDER))
 
 
-def episode_rng(level: str, seed: int) -> np.random.Generator:
-    """The generator of all choices in one episode: a function of the level and the seed only."""
+def episode_rng(level: str, seed: int, mixer: int = 0) -> np.random.Generator:
+    """The generator of all choices in one episode: a function of the level and the two seeds only.
+
+    Args:
+        level: its name.
+        seed: of the episode, at least 0.
+        mixer: DeepMind Lab's mixer seed, with which the same seeds are other episodes; 0 for none.
+    """
     name = level.removeprefix(LEVEL_FOLDER)
-    return np.random.default_rng(np.random.SeedSequence([zlib.crc32(name.encode()), seed]))
+    return np.random.default_rng(np.random.SeedSequence([zlib.crc32(name.encode()), seed, *([mixer] if mixer else [])]))

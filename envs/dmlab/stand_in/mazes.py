@@ -78,7 +78,7 @@ def random_maze(
 def _place_rooms(rng: np.random.Generator, size: tuple[int, int], most: int, sides: tuple[int, int]) -> list[tuple[Cell, ...]]:
     """Rooms at random places, apart from each other; fewer than asked for where there was no luck."""
     rooms: list[tuple[Cell, ...]] = []
-    taken: set[Cell] = set()
+    taken: list[tuple[int, int, int, int]] = []  # west, south, east, north, the last two just outside
     shortest, longest = sides
     for draws in rng.random((_ATTEMPTS, 4)):
         if len(rooms) == most:
@@ -89,10 +89,11 @@ def _place_rooms(rng: np.random.Generator, size: tuple[int, int], most: int, sid
             largest = min(longest, cells - 2) if turned == bool(axis) else shortest
             lengths.append(shortest + 2 * int(draws[2] * ((largest - shortest) // 2 + 1)))
             begins.append(1 + 2 * int(place * ((cells - 2 - lengths[-1]) // 2 + 1)))
-        room = tuple((begins[0] + i, begins[1] + j) for i in range(lengths[0]) for j in range(lengths[1]))
-        if taken.isdisjoint(room):
-            rooms.append(room)
-            taken.update(room)
+        west, south = begins
+        east, north = west + lengths[0], south + lengths[1]
+        if all(west >= e or w >= east or south >= n or s >= north for w, s, e, n in taken):
+            taken.append((west, south, east, north))
+            rooms.append(tuple((x, y) for x in range(west, east) for y in range(south, north)))
     return rooms
 
 

@@ -58,7 +58,8 @@ def test_an_episode_on_a_broken_map_ends_with_the_level_and_the_seed(played, mon
 
 def record_of(message):
     """The file that a fault's message names."""
-    return re.search(r"dmlab\.repeat (\S+)\]", message)[1]
+    [path] = re.findall(r"dmlab\.repeat (\S+)\]", message)
+    return path
 
 
 def kill_engines():

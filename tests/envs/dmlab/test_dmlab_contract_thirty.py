@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from labs import SIZE, SKIP, STILL, random_walk
+from sf_examples.dmlab.dmlab30 import DMLAB30_LEVELS
+from test_dmlab_env import make_cfg
 
-from sf_fixpo.envs.dmlab import engines
-from sf_fixpo.envs.dmlab.names import DMLAB30_LEVELS, needs_dataset
+from sf_fixpo.envs.dmlab import engines, names
+from sf_fixpo.envs.dmlab.env import lab_config
+from sf_fixpo.envs.dmlab.names import needs_dataset
+from sf_fixpo.envs.dmlab.simpler import SIMPLER
 
 FOLDER = "contributed/dmlab30/"
 
@@ -79,15 +84,44 @@ def make_lab(engine):
     """Makes Labs that are closed when the test ends."""
     labs = []
 
-    def make(level):
+    def make(level, config=None):
         if needs_dataset(level) and engine.__name__ == engines.DEEPMIND_LAB:
             pytest.xfail("its images are not part of DeepMind Lab")
-        labs.append(engine.Lab(FOLDER + level, ["RGB_INTERLEAVED", "INSTR"], config=dict(SIZE)))
+        labs.append(engine.Lab(FOLDER + level, ["RGB_INTERLEAVED", "INSTR"], config={**SIZE, **(config or {})}))
         return labs[-1]
 
     yield make
     for lab in labs:
         lab.close()
+
+
+def test_every_test_variant_is_its_level_with_other_settings():
+    own_files = {"rooms_collect_good_objects_test", "rooms_exploit_deferred_effects_test"}
+    for level in DMLAB30_LEVELS:
+        test = names.test_level(level)
+        assert names.level_file(test) == (test if test in own_files else level)
+        config = lab_config(test, make_cfg())
+        assert config["allowHoldOutLevels"] == "true"
+        assert config["mixerSeed"] == str(0x600D5EED)
+        assert "mixerSeed" not in lab_config(level, make_cfg())
+        for engine in engines.installed_engines():
+            assert names.level_file(test) in engines.playable_levels(engine)
+
+
+@pytest.mark.parametrize("level", ONE_A_FAMILY)
+def test_a_test_variant_has_episodes_of_its_own(make_lab, level):
+    frames = []
+    for config in ({}, lab_config(names.test_level(level), make_cfg(res_w=96, res_h=72))):
+        lab = make_lab(level, config)
+        lab.reset(seed=12)
+        frames.append(lab.observations()["RGB_INTERLEAVED"])
+        assert set(random_walk(lab, seed=3, steps=5)[1]) <= set(RULES[level].rewards)
+    assert not np.array_equal(*frames)
+
+
+def test_the_docs_say_where_a_level_is_simpler():
+    page = (Path(__file__).parents[3] / "docs" / "levels.md").read_text()
+    assert all(f"| {level} | {how} |" in page for level, how in SIMPLER.items())
 
 
 def test_every_level_has_rules_here_or_in_the_other_contract():

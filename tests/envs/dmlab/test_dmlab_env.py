@@ -298,7 +298,8 @@ def test_an_unknown_level_is_refused_by_the_factory():
 
 
 def noted(cores=2, **changes):
-    flags = {"preset": "paper", "device": "cpu", "train_for_env_steps": 100_000_000, "train_for_seconds": 10**10, **changes}
+    flags = {"env": NAME, "dmlab_levels": "", "dmlab_extended_action_set": True, "preset": "paper", "device": "cpu"}
+    flags |= {"train_for_env_steps": 100_000_000, "train_for_seconds": 10**10, **changes}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
         return SUITE.notes(Namespace(**flags))
