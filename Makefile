@@ -18,7 +18,7 @@ JOBS ?= 2
 # One by one to whichever process is free: tests differ a hundredfold in length.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help setup demo test test-slow lint format check bench docs fuzz sbom audit dist figures-smoke rooms mutants clean
+.PHONY: help setup demo test test-slow test-faults lint format check bench docs fuzz sbom audit dist figures-smoke rooms mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ test: lint  ## what CI runs: lint, then every test that is not slow
 # One at a time: each fills the cores, and some have to be done within a time.
 test-slow: setup  ## the tests that train to a threshold
 	$(PY) -m pytest -m slow
+
+# Some faults need the right to mount. What is known stays: an outcome that was as it must be is not tried again.
+test-faults: setup  ## break a run in ninety ways, one by one, and write docs/faults.md (an hour or two)
+	$(PY) -m benchmarks.faults
 
 lint: setup  ## style, formatting, types
 	$(PY) -m ruff check .

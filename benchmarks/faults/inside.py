@@ -112,7 +112,7 @@ def _command(pid: int) -> list[str]:
 
 
 if ENV_ID not in gymnasium.registry:
-    gymnasium.register(ENV_ID, entry_point=FaultyCartPole, max_episode_steps=500)
+    gymnasium.register(ENV_ID, entry_point=f"{__name__}:FaultyCartPole", max_episode_steps=500)
 
 
 class FaultyRolloutWorker(RolloutWorker):

@@ -351,9 +351,8 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
     if cfg.seed is not None:
         random.seed(cfg.seed)  # PBT and the mapping of agents to policies; sample-factory seeds the other generators
     use_awake_clock()
-    if (
-        not cfg.serial_mode and (room := check_shared_memory()).status == FAIL
-    ):  # the system ends whoever writes where there is none
+    # where there is no room the system ends whoever writes
+    if not cfg.serial_mode and (room := check_shared_memory()).status == FAIL:
         raise InvalidRunError(f"{room.name}: {room.found}; {room.advice}; or use --serial_mode=True")
     with _global_context(cfg, make_env, 0 if meeting is None else meeting.rank.number) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
