@@ -237,11 +237,16 @@ class Sweep:
         return found["backend"], found["flags"]
 
 
+def _is_path(text: str) -> bool:
+    """Whether a file system can have it: no part too long, nothing that is no text."""
+    return "\0" not in text and len(text) < 2000 and all(len(os.fsencode(part)) <= 255 for part in Path(text).parts)
+
+
 def _form_fault(run: Run) -> str | None:
     """What of a run in a manifest is not what its description could have given: its names are those of files."""
     if not isinstance(run.name, str) or not _NAME.fullmatch(run.name) or len(run.name) > _LONGEST_NAME:
         return f"{str(run.name)[:40]!r} is no name of a run"
-    if not isinstance(run.folder, str) or os.path.isabs(run.folder) or ".." in Path(run.folder).parts or "\0" in run.folder:
+    if not isinstance(run.folder, str) or os.path.isabs(run.folder) or ".." in Path(run.folder).parts or not _is_path(run.folder):
         return f"run {run.name}: its folder {str(run.folder)[:40]!r} is not below the sweep's"
     if not run.command or not all(isinstance(word, str) for word in run.command):
         return f"run {run.name}: its command is no list of words"

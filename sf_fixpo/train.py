@@ -63,7 +63,7 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
         """In place of argparse's own, which prints a hundred lines of usage above what is wrong."""
         message = message.removeprefix("argument ")
         if "unrecognized" in message:
-            flag = message.rpartition(": ")[2].split()[0].partition("=")[0]
+            flag = next(iter(message.rpartition(": ")[2].split()), "").partition("=")[0]
             message = "; ".join(filter(None, [message, did_you_mean(flag, parser._option_string_actions)]))
         raise BadInputError(message)
 

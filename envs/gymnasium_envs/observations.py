@@ -244,9 +244,9 @@ class Observations:
 
     def _converted(self, part: Part, value: Any, step: int) -> np.ndarray:
         where = f"{self._env_name}: {part.name}"
-        if step == 0 and isinstance(part.space, spaces.Box) and np.shape(value) != part.space.shape:
-            raise EnvError(f"{where} has the shape {np.shape(value)} at the start of an episode; its space is {part.space}")
         try:
+            if step == 0 and isinstance(part.space, spaces.Box) and np.shape(value) != part.space.shape:
+                raise ValueError(f"has the shape {np.shape(value)}")
             result = part.convert(value)
         except UNFIT as exc:
             raise EnvError(f"{where} at step {step} of an episode: {exc}; its space is {part.space}") from exc

@@ -89,6 +89,8 @@ def _read_config(directory: Path) -> AttrDict:
         raise BadInputError(f"{path}: cannot be read, is this an experiment folder? {exc}") from exc
     if not isinstance(cfg, dict) or not isinstance(cfg.get("env"), str):
         raise BadInputError(f"{path}: names no environment, is this an experiment folder?")
+    if not isinstance(cfg.get("script") or {}, dict):
+        raise BadInputError(f"{path}: script={str(cfg['script'])[:40]!r}: must be what a run itself has written there")
     if found := foreign_faults(directory, cfg):
         raise BadInputError("\n".join(found))
     if is_from_outside(directory):  # whose places are not this machine's

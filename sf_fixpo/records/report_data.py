@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -217,7 +216,7 @@ def phase_seconds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows for name in row.get("seconds", {}))
     order = ("prepare", "self_test", "reference", "statistics", "primary", "check", "fixup", "back", "publish")
     known = [name for name in order if name in names] + [name for name in names if name not in order]
-    return {name: math.fsum(row.get("seconds", {}).get(name, 0.0) for row in rows) / len(rows) for name in known}
+    return {name: sum(row.get("seconds", {}).get(name, 0.0) for row in rows) / len(rows) for name in known}
 
 
 def share_curve(rows: Sequence[Mapping[str, Any]], window: int = 20) -> np.ndarray:

@@ -51,7 +51,9 @@ class Experiment:
             key: its name.
             absent: what stands for it in rows of an older version, which lack it; None: an error.
         """
-        values = [row[key] if absent is None else row.get(key) for row in self.rows]
+        if absent is None and not all(key in row for row in self.rows):
+            raise LogError(f"{self.name}: its update log has rows without {key}: another version wrote them, or they are damaged")
+        values = [row.get(key) for row in self.rows]
         return np.asarray([absent if value is None else value for value in values], dtype=float)
 
 

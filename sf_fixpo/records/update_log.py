@@ -191,6 +191,7 @@ def latest_rows(path: str | os.PathLike, policy_id: int = 0) -> list[dict]:
 # What every reader of a row relies on; other columns may be missing in rows of older versions.
 _ALWAYS = ("policy_id", "policy_version", "env_steps", "eps_kl", "kl_max", "beta", "primary_steps", "fixup_steps")
 _LARGEST = 2**63  # of whole numbers, which become NumPy's
+_LARGEST_FLOAT = 1e100  # of numbers that are added up
 
 
 def _is_whole(x: Any) -> bool:
@@ -199,7 +200,7 @@ def _is_whole(x: Any) -> bool:
 
 def is_number(x: Any) -> bool:
     """Whether something read from JSON is a number that NumPy can have; NaN is one."""
-    return type(x) is float or _is_whole(x)
+    return (type(x) is float and not _LARGEST_FLOAT < abs(x) < math.inf) or _is_whole(x)
 
 
 def is_number_or_none(x: Any) -> bool:

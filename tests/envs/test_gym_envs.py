@@ -268,7 +268,7 @@ def test_a_number_that_is_none_is_named_where_it_comes_from(given, message):
 def test_the_start_of_an_episode_is_compared_with_the_space():
     env = Scripted()
     env.observation_space = spaces.Box(-1, 1, (3,))
-    with pytest.raises(EnvError, match=r"observation has the shape \(2,\) at the start of an episode; its space is Box"):
+    with pytest.raises(EnvError, match=r"observation at step 0 of an episode: has the shape \(2,\); its space is Box"):
         adapted(env)
     env.observation_space = spaces.Dict(a=spaces.Discrete(2))
     with pytest.raises(EnvError, match="observation 'a' is missing at step 0 of an episode"):

@@ -42,8 +42,8 @@ SEEDS = 2**31  # DeepMind Lab takes seeds below
 _UNFINISHED = ".unfinished"
 # An unfinished map whose lock is free is a dead process's, unless its writer is just about to lock it.
 _SECONDS_TO_LOCK = 60.0
-_KEY = re.compile(r"[^\s/._][^\s/]*")
-_INDEX_LINE = re.compile(rb"(\d{1,10}) ([^\s/._][^\s/]*)\s*")
+_KEY = re.compile(r"[^\s/._\0][^\s/\0]*")
+_INDEX_LINE = re.compile(rb"(\d{1,10}) ([^\s/._\0][^\s/\0]*)\s*")
 _USED_LINE = re.compile(rb"(\d{1,10})\s*")
 
 
