@@ -76,6 +76,8 @@ class Trial:
         flags = [*_TINY, *MODES[self.fault.mode], *self.fault.flags, f"--train_dir={self.train_dir}", "--experiment=run"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(self.temporary)}
         environment[inside.FOLDER] = str(self.orders)
+        # a cache that torch keeps for all runs of a user is no leftover of this one
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "cache")
         with (self.folder / "output.txt").open("ab") as output:
             self.popen = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "benchmarks.faults.inside", *flags],
