@@ -5,7 +5,6 @@ It holds nothing that depends on the episode; the episode's map is a second, sma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
