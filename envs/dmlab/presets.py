@@ -126,6 +126,9 @@ def defaults(cfg: Any) -> Mapping[str, Any]:
         found["dmlab_extended_action_set"] = True
     if len(levels) > 1 and not cfg.dmlab_one_task_per_worker and cfg.num_workers > 0:
         found["num_envs_per_worker"] = equal_shares(len(levels), cfg.num_workers, cfg.num_envs_per_worker, cfg.worker_num_splits)
+    if len(levels) > 1:
+        # Random steps that take environments out of step, one after the other: minutes for thirty, whose clocks differ anyway.
+        found["decorrelate_experience_max_seconds"] = 0
     return found
 
 

@@ -194,7 +194,7 @@ class Doom:
 
     def counts(self) -> tuple[int, ...]:
         """How many of each of `resources.OBJECTS` were picked up on this map by the last update."""
-        return counts([int(self._game.get_game_variable(counter)) for counter in _COUNTERS])
+        return counts(tuple(int(self._game.get_game_variable(counter)) for counter in _COUNTERS))
 
     def item_counts(self) -> tuple[int, ...]:
         """The variables in which the map's scripts record items, at the last update; `acs.picked_items` reads them."""

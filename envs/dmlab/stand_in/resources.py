@@ -5,7 +5,6 @@ It holds nothing that depends on the episode; the episode's map is a second, sma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -102,7 +101,8 @@ def counter(name: str) -> tuple[int, int]:
     return index % SLOTS, COUNTER_BASE ** (index // SLOTS)
 
 
-def counts(slots: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=64)  # asked at every report of the engine, and few of them are news
+def counts(slots: tuple[int, ...]) -> tuple[int, ...]:
     """How many of each of `OBJECTS` were picked up, read from the ten slots."""
     return tuple(slots[slot] // unit % COUNTER_BASE for slot, unit in map(counter, OBJECTS))
 
