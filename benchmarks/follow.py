@@ -111,7 +111,7 @@ ACTIONS: Mapping[str, Asked] = {
     "Box of [0, 10]": Asked(_box(0, 10), lambda action, n: _near(action, n, 0, 10)),
     "Box of [-300, -100], no dimension": Asked(_box(-300, -100, ()), lambda action, n: _near(action, n, -300, -100)),
     "Box without bounds": Asked(_box(-np.inf, np.inf), lambda action, n: _near(action, n, -2, 2)),
-    "Tuple of Discrete and Box": Asked(spaces.Tuple([_TWO, _FIVE]), lambda action, n: _parts(*action, n)),
+    "Tuple of Discrete and Box": Asked(spaces.Tuple([_TWO, _FIVE]), lambda action, n: _parts(action[0], action[1], n)),
     "Dict of Discrete and Box": Asked(
         spaces.Dict({"a": _TWO, "b": _FIVE}), lambda action, n: _parts(action["a"], action["b"], n)
     ),

@@ -48,7 +48,7 @@ def test_mlflow_has_the_scalars_of_tensorboard_and_goes_on(tmp_path):
     name, run_name, status, eps_kl, scalars = mlflow_record(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (name, run_name, status, eps_kl) == ("gym_CartPole-v1", "run", "FINISHED", "0.4")
     theirs = event_scalars(tmp_path / "run" / ".summary" / "0")
-    ours = {step: value for step, value in scalars["fixpo/kl_max"]}
+    ours = dict(scalars["fixpo/kl_max"])
     assert ours == pytest.approx(dict(theirs["fixpo/kl_max"]))
     assert min(ours) <= 256 < max(ours)
     assert set(scalars) == set(theirs)
