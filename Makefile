@@ -72,7 +72,6 @@ docs: setup  ## the site, in build/site; a warning is an error
 
 FUZZ_INPUTS ?= 100000
 fuzz: setup  ## damaged and hostile inputs at every door, FUZZ_INPUTS in all (half an hour)
-	$(PY) -m pip install -qq -c constraints.txt -e '.[fuzz]'
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(PY) -m pytest -n $(JOBS) --timeout 7200 tests/fuzz
 
 # In an environment of their own: what these programs bring along is none of the package's.

@@ -142,7 +142,8 @@ COMMANDS = [command for command in commands() if not re.match(r"(agent|random|di
 
 def check_program(module: str, argv: list[str]) -> None:
     """Whether a program takes these flags; what they name need not be there."""
-    main = importlib.import_module(module).main
+    package = not hasattr(importlib.import_module(module), "main")
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
     if module == "sf_fixpo.train":
         if "--list_envs" in argv:
             return
@@ -192,6 +193,15 @@ def check_python(words: list[str]) -> None:
     return None if module in ("venv", "pip") else check_program(module, words[3:])
 
 
+def check_torchrun(words: list[str]) -> None:
+    """Torchrun's own flags, and what it is to run."""
+    from torch.distributed.run import get_args_parser
+
+    args = get_args_parser().parse_args(words[1:])
+    assert args.module
+    check_program(args.training_script, [word for word in args.training_script_args if word != "..."] or ["--env=dmlab_30_rooms"])
+
+
 def check_make(words: list[str]) -> None:
     """A target of the Makefile."""
     assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), words
@@ -217,7 +227,7 @@ def check_sbatch(words: list[str]) -> None:
 # What is given to programs of others is checked where it is ours.
 CHECKS = {
     "python": check_python, "make": check_make, "pip": check_pip, "pytest": check_files, "sbatch": check_sbatch,
-    "docker": check_docker, "build_without_daemon.sh": check_files, "cp": lambda words: check_files(words[:-1]),
+    "torchrun": check_torchrun, "docker": check_docker, "build_without_daemon.sh": check_files, "cp": lambda words: check_files(words[:-1]),
     **dict.fromkeys(("git", "cd", "hf", "uvx", "apptainer", "kubectl", "apt-get", "python3"), check_files),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ and `--save_every_sec={SAVE_SECONDS}` (default 120). *Noticed*: seconds until th
 training that no checkpoint has at the end; *left*: processes, files in shared memory, temporary files.
 
 - A rollout or policy worker that dies, is stopped or hangs: the learner saves, all processes end and are started anew
-  (`--max_restarts`, 3); the closing lines count it.
+  (`--max_restarts`, 3); each time is said on the terminal.
 - An environment that raises an error loses its episode and is made anew (`--max_env_crashes`, 10 each); an engine that takes its
   process with it costs a restart.
 - The learner, its batcher, the one process of a serial run: the run ends with status 1, and the same command goes on from the

@@ -40,7 +40,7 @@ LAPTOP = MappingProxyType(
         "num_envs_per_worker": 8,
         "worker_num_splits": 1,
         "rollout": 128,
-        "recurrence": 1,
+        "recurrence": -1,  # 1, or with --use_rnn=True the rollout
         "train_for_env_steps": 150_000,
         "device": "cpu",
         # One update: 10 epochs of 4 minibatches.

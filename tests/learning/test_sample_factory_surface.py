@@ -41,6 +41,9 @@ EXPECTED = {
     },
     LearnerWorker: {
         "__init__": "self, evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id",
+        "init": "self",
+        "on_new_training_batch": "self, batch_idx",
+        "on_stop": "self, args",
         "start_batcher_thread": "self",
     },
     Runner: {
@@ -51,6 +54,9 @@ EXPECTED = {
         "_make_learner": "self, event_loop, policy_id, batcher",
         "_stop_training": "self, failed",
         "_should_end_training": "self",
+        "_after_training_iteration": "self, training_iteration_since_resume",
+        "_receive_heartbeat": "self, component_type, component_id, p_name, qsize",
+        "_check_heartbeat": "self",
         "_on_everything_stopped": "self",
         "_on_start": "self",
     },

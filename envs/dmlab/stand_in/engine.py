@@ -400,11 +400,7 @@ def _size(config: dict[str, str], key: str, default: int) -> int:
 
 
 def _mixer_seed(config: dict[str, str]) -> int:
-    """The mixer seed of the config, 0 where there is none.
-
-    Raises:
-        ValueError: not a number below 2**31.
-    """
+    """The mixer seed of the config, 0 where there is none; a ValueError where it is no number below 2**31."""
     text = config.get("mixerSeed", "0")
     if not text.isdecimal() or int(text) >= 2**31:
         raise ValueError(f"config mixerSeed must be a number below 2**31, not {text!r}")
