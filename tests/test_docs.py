@@ -227,7 +227,8 @@ def check_sbatch(words: list[str]) -> None:
 # What is given to programs of others is checked where it is ours.
 CHECKS = {
     "python": check_python, "make": check_make, "pip": check_pip, "pytest": check_files, "sbatch": check_sbatch,
-    "torchrun": check_torchrun, "docker": check_docker, "build_without_daemon.sh": check_files, "cp": lambda words: check_files(words[:-1]),
+    "torchrun": check_torchrun, "docker": check_docker, "build_without_daemon.sh": check_files,
+    "cp": lambda words: check_files(words[:-1]),
     **dict.fromkeys(("git", "cd", "hf", "uvx", "apptainer", "kubectl", "apt-get", "python3"), check_files),
 }  # fmt: skip
 
