@@ -182,6 +182,7 @@ def test_fixpo_in_a_cleanrl_loop_learns_cartpole(seed, monkeypatch):
         pytest.param("custom_network", PARALLEL, id="custom_network", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_users_own_module_trains_and_its_audit_holds(name, flags, tmp_path):
     flags = [*flags, f"--train_dir={tmp_path}", "--experiment=own", "--train_for_env_steps=192", "--audit_every=1"]
     with started(tmp_path / "out", EXAMPLES / f"{name}.py", *flags) as run:

@@ -270,7 +270,7 @@ def notes(cfg: Any) -> list[str]:
 def _action_notes(cfg: Any) -> list[str]:
     from sf_fixpo.envs.dmlab import names
 
-    if cfg.dmlab_extended_action_set:
+    if getattr(cfg, "dmlab_extended_action_set", True):
         return []
     high = ", ".join(level for level in tasks(cfg) if names.needs_looking_up(level))
     return [f"with 9 actions nobody looks up or down, which {high} needs: --dmlab_extended_action_set=True"] if high else []

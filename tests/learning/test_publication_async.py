@@ -41,6 +41,7 @@ def record(tmp_path, mode: str, updates: int):
     )
 
 
+@pytest.mark.slow
 def test_every_weight_that_a_worker_loads_was_published(tmp_path):
     published, loaded, updates = record(tmp_path, "publish", updates=200)
     assert len(updates) >= 200

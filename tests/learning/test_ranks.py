@@ -22,6 +22,9 @@ from sf_fixpo.learning.rank_figures import put_together
 from sf_fixpo.learning.verification import GuaranteeError
 from sf_fixpo.records.update_log import row_fault
 
+# ranks as threads of one process: torch.jit's parser and gloo's waits do not always take that (CPython 3.11)
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _our_networks():

@@ -74,6 +74,7 @@ def test_a_run_is_evaluated_at_its_last_checkpoint_without_a_word(tmp_path):
     assert scalars == [(row["env_steps"], pytest.approx(row["levels"][LEVEL]["mean"])) for row in rows]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_is_a_warning_and_no_more(tmp_path):
     # a program of its own has changed the environment's actions, which the evaluation cannot know
     flags = (f"--train_dir={tmp_path}", "--experiment=run", *SERIAL, *FLAGS, "--train_for_env_steps=500", "--eval_every=100000")
@@ -98,6 +99,7 @@ def evaluating(tmp_path):
         yield run
 
 
+@pytest.mark.slow
 def test_an_evaluation_stands_behind_everything_else_and_ends_with_ctrl_c(evaluating, tmp_path):
     evaluating.wait_until(lambda: [process.nice() for process in evaluation_processes(evaluating)] == [19])
     [process] = evaluation_processes(evaluating)
@@ -113,6 +115,7 @@ def test_an_evaluation_stands_behind_everything_else_and_ends_with_ctrl_c(evalua
     assert left_in(tmp_path / "run", ".pth") == left_in(tmp_path / "run", ".log") == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_its_evaluation_with_it(evaluating):
     evaluating.popen.send_signal(signal.SIGKILL)
     assert evaluating.wait(5) == -signal.SIGKILL

@@ -110,6 +110,7 @@ def test_the_second_of_two_runs_is_refused_and_a_killed_one_leaves_the_folder_fr
     assert "is finished" in third.stdout
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_goes_on_with_more_steps(tmp_path):
     flags = ("--experiment=run", "--train_for_env_steps=128")
     train(tmp_path, *flags)
@@ -143,6 +144,7 @@ def test_a_copy_goes_on_where_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("algo", ["FIXPO", pytest.param("APPO", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_flags_of_the_optimizer_hold_when_a_run_goes_on(tmp_path, algo):
     flags = (f"--algo={algo}", "--experiment=run", "--save_every_sec=1000")
     train(tmp_path, *flags, "--lr_schedule=linear_decay", "--learning_rate=1e-2", "--train_for_env_steps=128")
@@ -161,6 +163,7 @@ def test_flags_of_the_optimizer_hold_when_a_run_goes_on(tmp_path, algo):
     assert newest(tmp_path / "td/run")["curr_lr"] == 1e-5
 
 
+@pytest.mark.slow
 def test_what_only_a_start_heeds_is_refused_on_a_run_that_goes_on(tmp_path):
     train(tmp_path, "--experiment=run", "--train_for_env_steps=64", "--policy_head_init_scale=0.5")
     refused = train(tmp_path, "--experiment=run", "--policy_head_init_scale=0.25", "--policy_init_gain=2", status=2)

@@ -74,6 +74,7 @@ def test_environment_that_raises_in_a_step_of_a_serial_run(tmp_path):
     assert "RuntimeError: the gearbox is broken" in run.stderr
 
 
+@pytest.mark.slow
 def test_environment_that_ends_its_process_in_a_step_ends_the_run(tmp_path):
     status, run = run_faulty(tmp_path, "vanishes_in_step", *PARALLEL)
     assert status == 1
