@@ -264,7 +264,7 @@ def test_every_kind_has_a_counter_of_its_own():
             slot, unit = counter(name)
             slots[slot] += int(count) * unit
         assert max(slots) < 2**31
-        assert counts(slots) == tuple(counted)
+        assert counts(tuple(slots)) == tuple(counted)
 
 
 def test_more_of_a_kind_than_can_be_counted_is_refused():

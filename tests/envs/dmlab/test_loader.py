@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from programs import REPO
 
-from sf_fixpo.envs.dmlab import SUITE, listing, loader
+from sf_fixpo.envs.dmlab import SUITE, listing, loader, names
 
 # The first lines are those of DeepMind Lab's own loader.
 UPSTREAM = """
@@ -143,7 +143,7 @@ def test_a_broken_build_that_is_asked_for_is_bad_input(tmp_path):
 
 def test_the_list_has_all_thirty_levels_and_what_each_needs(tmp_path, monkeypatch):
     lines = listing()
-    assert sum(line.startswith("dmlab_30_") for line in lines) == 31, "and the set of three"
+    assert sum(line.startswith("dmlab_30_") for line in lines) == 29 + len(names.LEVEL_SETS), "and the sets"
     needed = {line.split()[0]: line.partition("  ")[2].strip() for line in lines}
     assert set(SUITE.env_names()) <= set(needed)
     if loader.lack("deepmind_lab"):
