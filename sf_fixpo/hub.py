@@ -44,7 +44,7 @@ _SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credenti
 _SECRET_VALUE = re.compile(r"\b(hf|ghp|gho|wandb_v\d)_\w{16,}|://[^/\s@]+@", re.IGNORECASE)
 # an absolute path in the middle of a text, without the slashes of an address
 _PATH = re.compile(r"(?<![\w.~:/])/(?:[^\s/:,;=]+/)+([^\s/:,;=]+)")
-_PERSONAL = {"with_wandb": False, "wandb_user": None, "wandb_project": None, "wandb_group": None, "wandb_tags": []}
+_PERSONAL = {"with_wandb": False, "wandb_user": None, "wandb_project": "sample_factory", "wandb_group": None, "wandb_tags": []}
 _DROPPED = ("git_repo_name", "hf_repository", "push_to_hub")
 
 
