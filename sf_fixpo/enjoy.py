@@ -115,7 +115,7 @@ def make_slots(cfg: Any, seed: int) -> Slots:
     with _drawing(cfg.env):
         env = find_suite(cfg.env).make_env(cfg.env, cfg, AttrDict(worker_index=0, vector_index=0, env_id=0), "rgb_array")
     slots = Slots(env, cfg.env)
-    if slots.is_batched or "rgb_array" not in env.metadata.get("render_modes", ()):
+    if not slots.draws:
         env.close()
         raise BadInputError(_no_pictures(cfg.env))
     return slots

@@ -237,7 +237,8 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
         found.append(
             f"--dmlab_dataset={cfg.dmlab_dataset}: {fault}; {', '.join(showing)} of DMLab-30 show the images of Brady et "
             "al. (2008), which are not part of DeepMind Lab: its folder data/brady_konkle_oliva2008 says how to get them. "
-            f"To do without: --dmlab_dataset={_PLAIN} shows 2400 plain colours in their place, or --env={names.ALL} --dmlab_levels=..."
+            f"To do without: --dmlab_dataset={_PLAIN} shows 2400 plain colours in their place, or --env={names.ALL} "
+            "--dmlab_levels=..."
         )
     return found
 

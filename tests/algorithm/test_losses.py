@@ -188,7 +188,7 @@ def test_no_mask_is_a_mask_of_all(dtype):
         "mean": lambda x, valids: losses.masked_mean(x, valids),
         "advantages": lambda x, valids: losses.normalized(x, valids)[0],
         "spread": lambda x, valids: losses.normalized(x, valids)[1],
-        "of several learners": lambda x, valids: losses.normalized(x, valids, lambda numbers: 2 * numbers)[1],
+        "of several learners": lambda x, valids: losses.normalized(x, valids, torch.clone)[1],
         "policy": lambda x, valids: losses.policy_loss(x, y, valids),
         "value": lambda x, valids: losses.value_loss(x, y, valids, old, 0.2),
         "penalty": lambda x, valids: losses.kl_penalty(x, valids, beta, ids),
