@@ -184,14 +184,14 @@ def test_a_line_is_free_where_every_point_of_it_is_in_the_open(level_class):
     level, _ = begin(level_class)
     rng, cells = np.random.default_rng(0), sorted(level.cells)
     free = 0
-    for _ in range(1500):
+    for _ in range(300):
         one, other = (np.array(centre(cells[rng.integers(len(cells))])) + rng.uniform(-49, 49, 2) for _ in range(2))
-        line = one + np.linspace(0, 1, 4000)[:, None] * (other - one)
+        line = one + np.linspace(0, 1, 2000)[:, None] * (other - one)
         expected = all(cell in level.cells for cell in {cell_of(x, y) for x, y in line})
         touches_a_corner = np.hypot(*((line + 50) % 100 - 50).T).min() < 0.5
         assert touches_a_corner or level.sees(tuple(one), tuple(other)) == expected
         free += expected
-    assert 100 < free < 1400
+    assert 20 < free < 280
     straight = tuple(centre(cells[0]))
     assert level.sees(straight, straight)
 
