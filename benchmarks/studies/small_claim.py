@@ -5,27 +5,14 @@ The memory task is CartPole without its two velocities, which a recurrent core h
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
-from gymnasium.wrappers.transform_observation import TransformObservation
-
 from benchmarks.studies import study
-
-
-def positions(env: gymnasium.Env) -> gymnasium.Env:
-    """CartPole's position and angle [2], for `--env_wrappers`."""
-    seen = TransformObservation(env, lambda obs: obs[[0, 2]])
-    low, high = (bound[[0, 2]] for bound in (env.observation_space.low, env.observation_space.high))  # type: ignore[attr-defined]
-    seen.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
-    return seen
-
 
 COMMON = "--preset=laptop --experiment_summaries_interval=1 --audit_every=20"
 TASKS = {
     "CartPole": "--env=gym_CartPole-v1",
     "Acrobot": "--env=gym_Acrobot-v1",
     "Pendulum": "--env=gym_Pendulum-v1 --gamma=0.9",
-    "Memory": "--env=gym_CartPole-v1 --env_wrappers=benchmarks.studies.small_claim:positions"
+    "Memory": "--env=gym_CartPole-v1 --env_wrappers=benchmarks.peers.tasks:positions"
     " --use_rnn=True --rnn_type=lstm --rnn_size=32 --recurrence=32",
 }
 VARIANTS = {f"{algo}_{task}": f"{flags} --algo={algo.upper()}" for task, flags in TASKS.items() for algo in ("fixpo", "appo")}
