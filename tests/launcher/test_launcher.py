@@ -319,7 +319,14 @@ def test_the_command_of_a_job_holds_every_option(tmp_path):
     options = JobOptions(max_retries=3, run_timeout=60.0, secrets_file="/s")
     argv = job_command(made, made.runs["a"], options, python="py")
     assert argv[:5] == ["py", "-m", "sf_fixpo.launcher.job", str(tmp_path), "a"]
-    assert argv[5:] == ["--max_retries=3", "--run_timeout=60.0", "--stop_timeout=45.0", "--secrets_file=/s"]
+    assert argv[5:] == [
+        "--max_retries=3",
+        "--run_timeout=60.0",
+        "--stop_timeout=45.0",
+        "--secrets_file=/s",
+        "--ranks=1",
+        "--nodes=1",
+    ]
 
 
 # --- status

@@ -18,6 +18,7 @@ from programs import REPO
 from sf_fixpo.launcher.backend import BackendError, JobOptions
 from sf_fixpo.launcher.backends.slurm import PROGRAMS, SlurmBackend, to_minutes
 from sf_fixpo.launcher.claims import claim
+from sf_fixpo.launcher.flags import add_job_args
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form of a W&B key
@@ -25,7 +26,7 @@ KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form of a W&B key
 
 def args_of(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.set_defaults(stop_timeout=45.0)
+    add_job_args(parser)
     SlurmBackend.add_args(parser)
     return parser.parse_args(flags)
 
