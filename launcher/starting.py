@@ -18,6 +18,7 @@ from sf_fixpo.launcher.sweep import Run, Sweep
 # The number of an attempt -> what in front of a run's command starts all of its ranks; nothing for a run that is one process.
 Starter = Callable[[int], list[str]]
 ALGORITHM = "FIXPO"  # the only one that trains with several ranks
+_NAMED = 3  # runs in a message
 
 
 def as_they_are(attempt: int) -> list[str]:
@@ -42,16 +43,17 @@ def starter_here(ranks: int) -> Starter:
 
 
 def algorithm_faults(runs: Iterable[Run], ranks: int) -> list[str]:
-    """Runs that do not train with several ranks, one line each; what else a command may be, is not known here."""
+    """Names the runs that do not train with several ranks, in one line; what else a command may be, is not known here."""
     found = []
     for run in runs if ranks > 1 else ():
         words = [word for argument in run.command for word in argument.split("=", 1)]
         given = [value for flag, value in pairwise(words) if flag == "--algo"]
         if given and given[-1] != ALGORITHM:
-            found.append(
-                f"--ranks={ranks}: run {run.name} has --algo={given[-1]}, and only {ALGORITHM} trains with several ranks"
-            )
-    return found
+            found.append(f"{run.name} (--algo={given[-1]})")
+    if not found:
+        return []
+    names = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    return [f"--ranks={ranks}: only --algo={ALGORITHM} trains with several ranks, unlike {names}"]
 
 
 def start_training(
