@@ -13,7 +13,7 @@ from sf_fixpo.launcher.backends.pod import write_runs
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 pytestmark = pytest.mark.slow
-STEPS = 25_600
+STEPS = 7_680
 
 
 def training(folder):
@@ -41,7 +41,7 @@ def test_two_ranks_on_this_machine_and_one_that_is_lost(tmp_path):
     sweep = training(tmp_path / "s")
     flags = ("--ranks=2", "--max_parallel=1", "--max_retries=1")
     with started(tmp_path / "out", "-m", "sf_fixpo.launcher.resume", str(sweep.folder), *flags) as launcher:
-        launcher.wait_until(lambda: len(rows_of(sweep.folder / "a")) >= 30)
+        launcher.wait_until(lambda: len(rows_of(sweep.folder / "a")) >= 15)
         kill_rank(launcher, "1")
         assert launcher.wait(240) == 0, launcher.report()
         launcher.assert_nothing_left()
@@ -60,7 +60,7 @@ def test_two_pods_of_a_run_and_one_whose_rank_is_lost(tmp_path):
         for index in range(2):
             env = {"JOB_COMPLETION_INDEX": str(index), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             pods.append(stack.enter_context(started(tmp_path / f"pod_{index}", *command, env=env)))
-        pods[0].wait_until(lambda: len(rows_of(sweep.folder / "a")) >= 30)
+        pods[0].wait_until(lambda: len(rows_of(sweep.folder / "a")) >= 15)
         kill_rank(pods[1], "1")
         assert [pod.wait(240) for pod in pods] == [0, 0], [pod.report() for pod in pods]
         for pod in pods:
