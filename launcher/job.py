@@ -238,7 +238,8 @@ class Job:
 
     def _start(self, attempt: int) -> subprocess.Popen:
         log_path, secrets_file = self._sweep.log_path(self._run), self._options.secrets_file
-        return start_training(self._sweep, self._run, self._starter(attempt), log_path, self._env, secrets_file)
+        mark = run_mark(self._sweep, self._run)
+        return start_training(self._sweep, self._run, self._starter(attempt), mark, log_path, self._env, secrets_file)
 
     def _kill(self, process: subprocess.Popen) -> None:
         kill_training(process, run_mark(self._sweep, self._run) if self._options.ranks > 1 else None)

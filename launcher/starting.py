@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from sf_fixpo.launcher.claims import RUN_MARK, end_orphans, run_mark
+from sf_fixpo.launcher.claims import RUN_MARK, end_orphans
 from sf_fixpo.launcher.secret_values import read_secrets
 from sf_fixpo.launcher.sweep import Run, Sweep
 
@@ -57,7 +57,7 @@ def algorithm_faults(runs: Iterable[Run], ranks: int) -> list[str]:
 
 
 def start_training(
-    sweep: Sweep, run: Run, starter: Collection[str], log_path: Path, env: Mapping[str, str], secrets_file: str = ""
+    sweep: Sweep, run: Run, starter: Collection[str], mark: str, log_path: Path, env: Mapping[str, str], secrets_file: str = ""
 ) -> subprocess.Popen:
     """Starts the training of a run in a session of its own.
 
@@ -65,6 +65,7 @@ def start_training(
         sweep: the sweep.
         run: one of its runs.
         starter: what is put in front of the run's command.
+        mark: of all its processes.
         log_path: where the output goes.
         env: variables on top of this process's environment, under the run's own.
         secrets_file: whose variables go on top of all; "" for none.
@@ -76,7 +77,7 @@ def start_training(
     command = list(run.command)
     if command[0].startswith("python"):
         command[0] = sys.executable
-    env = {**os.environ, **env, **run.env, RUN_MARK: run_mark(sweep, run), "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, **env, **run.env, RUN_MARK: mark, "PYTHONUNBUFFERED": "1"}
     if secrets_file:
         env.update(read_secrets(secrets_file))
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def kill_training(process: subprocess.Popen, mark: str | None) -> None:
 
     Args:
         process: of the training.
-        mark: `run_mark` of a run of several ranks, each of which leads another group; None for one process.
+        mark: of a run of several ranks, each of which leads another group; None for one process.
     """
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

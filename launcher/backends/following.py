@@ -35,6 +35,7 @@ class Follower:
         self._sweep, self._run, self._options, self._starter = sweep, run, options, starter
         log_path = sweep.log_path(run)
         self._log_path = log_path.with_name(f"{log_path.stem}_node_{node}{log_path.suffix}")
+        self._mark = f"{run_mark(sweep, run)} on node {node}"
         self._told_to_end = False
 
     def follow(self, env: Mapping[str, str] | None = None) -> int:
@@ -69,7 +70,8 @@ class Follower:
     def _attempt(self, number: int, env: Mapping[str, str]) -> None:
         """Runs this machine's ranks until they have ended, or are to end because the attempt has."""
         options = self._options
-        process = start_training(self._sweep, self._run, self._starter(number), self._log_path, env, options.secrets_file)
+        starter = self._starter(number)
+        process = start_training(self._sweep, self._run, starter, self._mark, self._log_path, env, options.secrets_file)
         kill_at = float("inf")
         try:
             while time.monotonic() < kill_at:
@@ -83,5 +85,5 @@ class Follower:
                     process.terminate()
                     kill_at = time.monotonic() + options.stop_timeout
         finally:
-            kill_training(process, run_mark(self._sweep, self._run))
+            kill_training(process, self._mark)
             process.wait()
