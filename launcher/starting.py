@@ -33,7 +33,7 @@ def torchrun(ranks: int, *place: str) -> list[str]:
         ranks: here.
         place: torchrun's flags of where the ranks meet; none for ranks that are all here.
     """
-    program = [sys.executable, "-m", "sf_fixpo.launcher.backends.torchrun", *(place or ("--standalone",))]
+    program = [sys.executable, "-m", "sf_fixpo.running.torchrun", *(place or ("--standalone",))]
     return [*program, f"--nproc_per_node={ranks}", "--max-restarts=0", "--no-python"]
 
 
