@@ -58,17 +58,22 @@ def row_of(command: str, draws: bool, folder: Path) -> list[str]:
         ]
         return [(words or str(error).splitlines())[-1]]
     run, cells = folder / "run", ["0"]
-    audited = run_program("sf_fixpo.audit", run, "--quiet")
-    cells.append(audited.strip().splitlines()[-1])
+    audited = re.search(r"(\d+ files?, \d+ states)", said := run_program("sf_fixpo.audit", run, "--quiet"))
+    cells.append(audited[1] if audited else said.strip().splitlines()[-1])
     rows = [json.loads(line) for line in (run / "updates.jsonl").read_text().splitlines()]
     cells.append(f"{max(row['kl_max'] / row['eps_kl'] for row in rows):.3f}")
     result = folder / "result.json"
     run_program("sf_fixpo.evaluate", run, "--episodes=2", "--workers=1", "--max_steps=300", f"--json={result}")
     cells.append(f"{json.loads(result.read_text())['mean']:.1f}")
-    if draws:
-        run_program("sf_fixpo.enjoy", run, "--max_steps=30", f"--record={folder / 'film.mp4'}")
-        cells.append("yes" if (folder / "film.mp4").stat().st_size else "empty")
-    return cells
+    return [*cells, _film(run, folder / "film.mp4") if draws else "draws nothing"]
+
+
+def _film(run: Path, film: Path) -> str:
+    try:
+        run_program("sf_fixpo.enjoy", run, "--max_steps=30", f"--record={film}")
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[-1]
+    return "yes" if film.stat().st_size else "empty"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -115,7 +115,7 @@ def make_slots(cfg: Any, seed: int) -> Slots:
     with _drawing(cfg.env):
         env = find_suite(cfg.env).make_env(cfg.env, cfg, AttrDict(worker_index=0, vector_index=0, env_id=0), "rgb_array")
     slots = Slots(env, cfg.env)
-    if slots.is_batched or "rgb_array" not in env.metadata.get("render_modes", ()):
+    if not slots.draws:
         env.close()
         raise BadInputError(_no_pictures(cfg.env))
     return slots
@@ -150,7 +150,13 @@ def take_frame(slots: Slots, env_name: str) -> np.ndarray:
         BadInputError: it shows nothing.
     """
     with _drawing(env_name):
-        frame = slots.env.render()
+        try:
+            frame = slots.env.render()
+        except (gym.error.Error, NotImplementedError, TypeError):
+            raise
+        except Exception as exc:  # an engine may raise anything where it finds no way to draw
+            hint = "; without a display it needs MUJOCO_GL=egl or MUJOCO_GL=osmesa" if "mujoco" in type(exc).__module__ else ""
+            raise BadInputError(f"--env={env_name}: cannot draw here: {type(exc).__name__}: {exc}{hint}") from exc
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
         raise BadInputError(_no_pictures(env_name))
     return frame

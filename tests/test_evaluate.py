@@ -161,8 +161,16 @@ def test_the_random_agent_is_uniform():
     assert np.bincount(actions[:, 0].astype(int)) == pytest.approx(1000, abs=120)
     assert actions[:, 1:].mean() == pytest.approx(0, abs=0.05)
     assert actions[:, 1:].std() == pytest.approx(1 / math.sqrt(3), abs=0.03)
-    with pytest.raises(ValueError, match="bounds"):
-        evaluation_worker.RandomAgent(gym.spaces.Box(-np.inf, np.inf, (2,)), 0)
+
+
+def test_the_random_agent_draws_as_gymnasium_does_where_there_are_no_bounds():
+    low, high = np.array([-np.inf, 2.0, -np.inf, -1.0]), np.array([np.inf, np.inf, 3.0, 1.0])
+    box = gym.spaces.Box(low, high, dtype=np.float64, seed=0)
+    actions = evaluation_worker.RandomAgent(box, seed=0).act({}, np.arange(4000))
+    theirs = np.array([box.sample() for _ in range(4000)])
+    assert all(box.contains(row) for row in actions)
+    assert actions.mean(0) == pytest.approx(theirs.mean(0), abs=0.08)
+    assert actions.std(0) == pytest.approx(theirs.std(0), abs=0.08)
 
 
 def test_a_policy_is_played_and_repeats_with_its_seed(experiment, tmp_path, capsys):

@@ -45,11 +45,8 @@ EXAMPLES = {
 }
 
 
-# the longer ones, of several processes or most episodes, are left to `make test-slow`
-LONGER = ("gymnasium", "several agents", "a population")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in EXAMPLES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_sample_factorys_examples_train_with_fixpo(tmp_path, name):
     policies = 2 if name == "a population" else 1
     run(tmp_path, "sf_fixpo.run", *EXAMPLES[name], *SMALL, f"--train_dir={tmp_path}", "--experiment=run", "--eps_kl=0.3")

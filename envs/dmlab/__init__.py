@@ -18,6 +18,7 @@ PREFIX = "dmlab_30_"
 _ENGINES = ("auto", "deepmind_lab", "vizdoom")
 _DATASET = "~/datasets/brady_konkle_oliva2008"
 _IMAGES = ("0001.png", "2400.png")  # the first and the last
+_PLAIN = "dummy"  # DeepMind Lab's own word for 2400 plain colours
 # FixPO's learner with the network of the paper preset: 356 samples/s of 4 frames each (docs/benchmarks.md).
 _PAPER_FRAMES_PER_SECOND = 1_424
 _LARGEST = {"res_w": 1024, "res_h": 768}  # what the stand-in can render
@@ -82,6 +83,8 @@ def needs(env_name: str) -> str | None:
 
 def dataset_fault(folder: str) -> str | None:
     """What is wrong with `--dmlab_dataset`: DeepMind Lab itself does not say that its images are not there."""
+    if folder == _PLAIN:
+        return None
     path = Path(folder).expanduser()
     if not path.is_dir():
         return "no such folder"
@@ -183,7 +186,7 @@ def add_args(parser: ArgumentParser) -> None:
         "--dmlab30_dataset",
         dest="dmlab_dataset",
         default=_DATASET,
-        help="Folder of the images that the two psychlab memory levels show (DeepMind Lab only)",
+        help=f"Folder of the images that the two psychlab memory levels show; {_PLAIN} for plain colours (DeepMind Lab only)",
     )
 
 
@@ -234,7 +237,8 @@ def _level_needs(cfg: Any, engine: str | None) -> list[str]:
         found.append(
             f"--dmlab_dataset={cfg.dmlab_dataset}: {fault}; {', '.join(showing)} of DMLab-30 show the images of Brady et "
             "al. (2008), which are not part of DeepMind Lab: its folder data/brady_konkle_oliva2008 says how to get them. "
-            f"To do without: --env={names.ALL} --dmlab_levels=..."
+            f"To do without: --dmlab_dataset={_PLAIN} shows 2400 plain colours in their place, or --env={names.ALL} "
+            "--dmlab_levels=..."
         )
     return found
 

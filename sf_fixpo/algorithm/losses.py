@@ -1,7 +1,8 @@
 """Losses of FixPO as pure functions of tensors (Zentner et al. 2023, section 3.1).
 
 Shapes: B samples of a minibatch, T tasks. `valids` [B] bool marks the samples that count; the others may hold anything, numbers
-that are not finite included, and receive no gradient.
+that are not finite included, and receive no gradient. Where it is None all of them count: in a small network masks that hide
+nothing cost as much as a layer.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor
 
 
-def masked_mean(x: Tensor, valids: Tensor) -> Tensor:
+def masked_mean(x: Tensor, valids: Tensor | None) -> Tensor:
     """Mean of `x` [B] over the valid samples; 0 where there is none.
 
     Written without `masked_select`, whose result's shape is data: on an accelerator the host would have to wait for it.
     """
+    if valids is None:
+        return x.mean()
     return torch.where(valids, x, x.new_zeros(())).sum() / valids.sum().clamp_min(1)
 
 
-def normalized(x: Tensor, valids: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def normalized(x: Tensor, valids: Tensor | None, total: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Advantages with mean 0 and standard deviation 1 over the valid samples, as the authors' code and sample-factory have it.
 
     Args:
@@ -31,6 +34,11 @@ def normalized(x: Tensor, valids: Tensor, total: Callable[[Tensor], Tensor] | No
     Returns:
         ([B], the unbiased standard deviation it had).
     """
+    if valids is None:
+        if total is None:
+            std, mean = torch.std_mean(x)
+            return (x - mean) / std.clamp_min(1e-7), std
+        valids = torch.ones_like(x, dtype=torch.bool)
     x = torch.where(valids, x, 0.0)
     if total is not None:
         exact = x.double()
@@ -96,7 +104,7 @@ def vtrace(
     return targets, advantages
 
 
-def policy_loss(ratio: Tensor, advantages: Tensor, valids: Tensor) -> Tensor:
+def policy_loss(ratio: Tensor, advantages: Tensor, valids: Tensor | None) -> Tensor:
     """L_pi = - mean[ pi_theta(a|s) / pi_behaviour(a|s) * A_hat ], without clipping (section 3.1).
 
     Args:
@@ -110,7 +118,9 @@ def policy_loss(ratio: Tensor, advantages: Tensor, valids: Tensor) -> Tensor:
     return -masked_mean(ratio * advantages.detach(), valids)
 
 
-def value_loss(values: Tensor, returns: Tensor, valids: Tensor, old_values: Tensor | None = None, clip: float = 0.0) -> Tensor:
+def value_loss(
+    values: Tensor, returns: Tensor, valids: Tensor | None, old_values: Tensor | None = None, clip: float = 0.0
+) -> Tensor:
     """L_VF = mean[ (V - R)^2 ], no 1/2 (section 3.1; the authors' code).
 
     With `old_values` the larger of the plain error and the error of the value clipped to `old_values +- clip` (Andrychowicz et
@@ -135,7 +145,7 @@ def value_loss(values: Tensor, returns: Tensor, valids: Tensor, old_values: Tens
     return masked_mean(error, valids)
 
 
-def kl_penalty(kl: Tensor, valids: Tensor, beta: Tensor | None = None, task_ids: Tensor | None = None) -> Tensor:
+def kl_penalty(kl: Tensor, valids: Tensor | None, beta: Tensor | None = None, task_ids: Tensor | None = None) -> Tensor:
     """The loss that scales: beta * L_KL = mean_s[ beta * D_KL ]; gradient reaches the policy only (section 3.1, equation 2).
 
     Args:

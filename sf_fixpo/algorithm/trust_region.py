@@ -104,13 +104,13 @@ def directed_kl(pi: Tensor, ref: Tensor, spec: ActionSpec, direction: str) -> Te
 
 
 def kl_statistic(
-    kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None, num_tasks: int = 1
+    kl: Tensor, mask: Tensor | None, stat: str, task_ids: Tensor | None = None, num_tasks: int = 1
 ) -> tuple[Tensor, Tensor]:
     """The statistic that is bounded: max or mean of the divergence, per task.
 
     Args:
         kl: [B] divergence per state.
-        mask: [B] bool, the states that the bound speaks of.
+        mask: [B] bool, the states that the bound speaks of; None: all.
         stat: `max`, or `mean` (the ablation of section 4.2).
         task_ids: [B] int64; None where there is one task.
         num_tasks: T.
@@ -120,6 +120,11 @@ def kl_statistic(
         statistic not a number, and no comparison `statistic <= bound` holds for that.
     """
     kl = kl.detach()
+    if mask is None:
+        if task_ids is None:
+            value = kl.amax(0, keepdim=True) if stat == "max" else kl.mean(0, keepdim=True)
+            return value, torch.ones_like(value, dtype=torch.bool)
+        mask = torch.ones_like(kl, dtype=torch.bool)
     members = _members(mask, task_ids, num_tasks)
     present = members.any(1)
     if stat == "max":
@@ -137,12 +142,12 @@ def _members(mask: Tensor, task_ids: Tensor | None, num_tasks: int) -> Tensor:
     return members & (task_ids == torch.arange(num_tasks, device=mask.device).unsqueeze(1))
 
 
-def kl_parts(kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None, num_tasks: int = 1) -> Tensor:
+def kl_parts(kl: Tensor, mask: Tensor | None, stat: str, task_ids: Tensor | None = None, num_tasks: int = 1) -> Tensor:
     """What several learners have to put together for `kl_statistic` over the states of all.
 
     Args:
         kl: [B] divergence per state.
-        mask: [B] bool, the states that the bound speaks of.
+        mask: [B] bool, the states that the bound speaks of; None: all.
         stat: `max` or `mean`.
         task_ids: [B] int64; None where there is one task.
         num_tasks: T.
@@ -152,7 +157,7 @@ def kl_parts(kl: Tensor, mask: Tensor, stat: str, task_ids: Tensor | None = None
         sum of the divergences and the number of states, which are added.
     """
     kl = kl.detach()
-    members = _members(mask, task_ids, num_tasks)
+    members = _members(torch.ones_like(kl, dtype=torch.bool) if mask is None else mask, task_ids, num_tasks)
     if stat == "max":
         return torch.stack([torch.where(members, kl, -math.inf).amax(1), members.any(1).to(kl.dtype)])
     return torch.stack([torch.where(members, kl, 0.0).sum(1), members.sum(1).to(kl.dtype)])
@@ -189,13 +194,13 @@ class Divergence:
         """[B] divergence of each state, with gradient to both where they ask for it."""
         return directed_kl(pi, ref, self.spec, self.direction)
 
-    def statistic(self, kl: Tensor, mask: Tensor, task_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    def statistic(self, kl: Tensor, mask: Tensor | None, task_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """`kl_statistic` per multiplier: [T] and which of them have a state."""
         if self.together is None:
             return kl_statistic(kl, mask, self.stat, task_ids, self.num_tasks)
         return from_parts(self.together(kl_parts(kl, mask, self.stat, task_ids, self.num_tasks), self.stat), self.stat)
 
-    def largest(self, sets: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+    def largest(self, sets: Sequence[tuple[Tensor, Tensor | None, Tensor | None]]) -> Tensor:
         """Of each set of states (kl, mask, task_ids) the largest statistic of a multiplier, [sets]; of all learners at once."""
         if self.together is None:
             return torch.stack([self.statistic(*states)[0].max() for states in sets])

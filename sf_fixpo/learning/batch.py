@@ -6,6 +6,7 @@ Shapes: N samples (trajectories of T steps one after the other), A action parame
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +67,7 @@ class Batch:
         beta_ids: the same where each task has its own multiplier.
         recurrence: T.
         lag: mean, smallest and largest age of the valid samples, in policy versions.
+        all_valid: whether the host knows that all samples are, of a learner that is alone; then a minibatch has None for them.
         bound: [N, A] action parameters that each state is bound to; `behaviour` until something else is said.
         stale: [N] bool, valid states bound to the previous policy because it is itself too far from the behaviour's.
         previous: [N, A] action parameters of the published policy; where nothing lags, those that actors recorded.
@@ -81,6 +83,7 @@ class Batch:
     beta_ids: Tensor | None
     recurrence: int
     lag: tuple[float, float, float]
+    all_valid: bool = False
     bound: Tensor = field(init=False)
     stale: Tensor = field(init=False)
     previous: Tensor = field(init=False)
@@ -153,10 +156,29 @@ class Batch:
         samples = (part[:, None] * self.recurrence + np.arange(self.recurrence)).reshape(-1)
         return send(samples, self.valids.device)
 
+    def in_order(self, parts: Sequence[Part]) -> tuple[Batch, Sequence[Part]]:
+        """What an epoch needs of the same samples, one minibatch after the other, so that each is a slice.
+
+        One gather of each tensor an epoch then takes the place of one a step, which in small networks costs more than the
+        layers. Large samples are left where they are: a second copy of them would cost more memory than it gains time.
+        """
+        values = sum(x[0].numel() for x in (*self.obs.values(), self.bound))
+        shuffled = [part for part in parts if not isinstance(part, slice)]
+        if len(shuffled) < 2 or self.sequences is not None or len(self) * values > _JOINT_VALUES:
+            return self, parts
+        chosen = self.indices(np.concatenate(shuffled))
+        order = copy(self)
+        keys = [key for key in (*PRIMARY_KEYS, *GAE_KEYS, *VTRACE_KEYS) if key in self.samples]
+        order.samples = TensorDict({key: self.samples[key][chosen] for key in keys})
+        order.obs, order.bound, order.valids = self.obs[chosen], self.bound[chosen], order.samples["valids"]
+        order.beta_ids = None if self.beta_ids is None else self.beta_ids[chosen]
+        ends = np.cumsum([len(part) * self.recurrence for part in shuffled]).tolist()
+        return order, [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
     def minibatch(self, part: Part, keys: Sequence[str]) -> AttrDict:
         """The named samples of a minibatch, and its `obs`, `bound`, `packing` and `beta_ids`; tensors [B, ...]."""
         chosen = self.indices(part)
-        minibatch = AttrDict({key: self.samples[key][chosen] for key in keys})
+        minibatch = AttrDict({key: None if key == "valids" and self.all_valid else self.samples[key][chosen] for key in keys})
         minibatch.obs, minibatch.bound = self.obs[chosen], self.bound[chosen]
         minibatch.beta_ids = None if self.beta_ids is None else self.beta_ids[chosen]
         minibatch.packing = None

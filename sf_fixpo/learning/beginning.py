@@ -43,6 +43,7 @@ def begin(learner: FixPOLearner, samples: TensorDict, size: int, num_invalids: i
         beta_ids=task_ids if learner.fixpo.beta_scope == "per_task" else None,
         recurrence=learner.cfg.recurrence,
         lag=opening.lag,
+        all_valid=num_invalids == 0 and learner.ranks.count == 1,
     )
     valid_fraction = (size - num_invalids) / size
     progress = Progress(

@@ -283,6 +283,7 @@ class FixPOLearner(CheckpointingLearner):
             progress.skipped_minibatches += sum(int(count < 2) for count in counts)
             parts = [part for part, count in zip(parts, counts, strict=True) if count >= 2]
         kls = []
+        batch, parts = batch.in_order(parts)
         for part in parts:
             kls.append(self.improvement.primary_step(progress, batch, part, num_invalids))
             self._after_optimizer_step()

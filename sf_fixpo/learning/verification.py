@@ -135,8 +135,8 @@ class Verifier:
             starts, sizes = [p.start for p in run], [p.stop - p.start for p in run]
             self.kl_of.update(zip(starts, kl.split(sizes), strict=True))
             self.pi_of.update(zip(starts, pi.split(sizes), strict=True))
-        ids = batch.beta_ids
-        sets = [(self.kl_of[p.start], batch.valids[p], None if ids is None else ids[p]) for p in slices]
+        ids, masks = batch.beta_ids, None if batch.all_valid else batch.valids
+        sets = [(self.kl_of[p.start], None if masks is None else masks[p], None if ids is None else ids[p]) for p in slices]
         return torch.where(self._progress.bad, torch.nan, self._divergence.largest(sets))
 
     def note(self, slices: Sequence[slice], values: Sequence[float]) -> None:

@@ -61,6 +61,7 @@ class Slots:
         observation_space: Dict, of one slot.
         action_space: of one slot.
         present: [K] whether each slot is to act next: of several agents some may be dead.
+        draws: whether pictures may be asked for; those of sample-factory's ViZDoom do not say so in their metadata.
         env: what the suite made; where it says which actions it allows, held to that.
     """
 
@@ -71,6 +72,10 @@ class Slots:
         self.count: int = env.unwrapped.num_agents if self.is_batched else 1
         space = env.observation_space
         self.present = np.ones(self.count, bool)
+        draws = getattr(env, "render_mode", None) == "rgb_array" or "rgb_array" in getattr(env, "metadata", {}).get(
+            "render_modes", ()
+        )
+        self.draws = draws and not self.is_batched
         self.observation_space = space if isinstance(space, gym.spaces.Dict) else gym.spaces.Dict(obs=space)
         self.action_space = env.action_space
 
@@ -139,14 +144,10 @@ class Agent(Protocol):
 
 
 class RandomAgent:
-    """Chooses uniformly: from the categories that are allowed, and between the bounds of a Box."""
+    """Chooses uniformly: from the categories that are allowed, and between the bounds of a Box; `_of_box` where it has none."""
 
     def __init__(self, action_space: gym.Space, seed: int):
-        parts = action_space if isinstance(action_space, gym.spaces.Tuple) else (action_space,)
-        for part in parts:
-            if isinstance(part, gym.spaces.Box) and not part.is_bounded():
-                raise ValueError(f"a random agent needs bounds, the action space {part} has none")
-        self._parts = tuple(parts)
+        self._parts: tuple[Any, ...] = tuple(action_space) if isinstance(action_space, gym.spaces.Tuple) else (action_space,)
         self._rng = np.random.default_rng(seed)
 
     def act(self, obs: dict[str, np.ndarray], slots: np.ndarray) -> np.ndarray:
@@ -154,7 +155,7 @@ class RandomAgent:
         if ACTION_MASK in obs:
             return self._allowed(obs[ACTION_MASK])
         columns = [
-            self._rng.uniform(part.low, part.high, (len(slots), part.shape[0]))
+            _of_box(part, self._rng, len(slots))
             if isinstance(part, gym.spaces.Box)
             else self._rng.integers(part.n, size=(len(slots), 1))
             for part in self._parts
@@ -169,6 +170,18 @@ class RandomAgent:
 
     def forget(self, slot: int) -> None:
         """Nothing to forget."""
+
+
+def _of_box(box: gym.spaces.Box, rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, D] elements, as Gymnasium draws them: uniform, normal without bounds, exponential away from the only bound."""
+    size = (count, box.shape[0])
+    if box.is_bounded():
+        return rng.uniform(box.low, box.high, size)
+    both = box.bounded_below & box.bounded_above
+    uniform = rng.uniform(np.where(both, box.low, 0.0), np.where(both, box.high, 1.0), size)
+    away = rng.exponential(size=size)
+    kinds = [both, box.bounded_below, box.bounded_above]
+    return np.select(kinds, [uniform, box.low + away, box.high - away], rng.normal(size=size))
 
 
 class PolicyAgent:

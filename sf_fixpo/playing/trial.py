@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import tempfile
@@ -49,9 +50,9 @@ def draw_pictures(cfg: Any) -> str:
     """Makes an MP4 of a few steps; says how large its pictures are. An environment that draws none is no fault."""
     slots = Slots(_make(cfg, "rgb_array"), cfg.env)
     try:
-        if slots.is_batched or "rgb_array" not in slots.env.metadata.get("render_modes", ()):
-            return f"{cfg.env} draws no pictures; fixpo-evaluate plays it without"
         agent, obs = RandomAgent(slots.action_space, 0), slots.reset()
+        if not slots.draws or _shown(slots) is None:
+            return f"{cfg.env} draws no pictures; fixpo-evaluate plays it without"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "trial.mp4")
             with VideoFile(path, 30) as film:
@@ -63,6 +64,13 @@ def draw_pictures(cfg: Any) -> str:
             return f"{size}, H.264 film of {_FILM_STEPS} steps: {path.stat().st_size:,} bytes"
     finally:
         slots.env.close()
+
+
+def _shown(slots: Slots) -> Any:
+    """A picture; None of an environment that was asked for some and has none."""
+    with contextlib.suppress(NotImplementedError):
+        return slots.env.render()
+    return None
 
 
 def _make(cfg: Any, render_mode: str | None) -> Any:

@@ -177,3 +177,27 @@ def test_vtrace_is_the_equation(rho_max, c_max):
         expected = oracle_vtrace(ratio[e], values[e], rewards[e], dones[e], 0.9, rho_max, c_max)
         np.testing.assert_allclose(targets[e], expected[0])
         np.testing.assert_allclose(advantages[e], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_mask_is_a_mask_of_all(dtype):
+    everyone = torch.ones(5, dtype=torch.bool)
+    x, y, old = (draw(seed, 5).to(dtype) for seed in range(3))
+    beta, ids = torch.tensor([0.5, 2.0], dtype=dtype), torch.tensor([0, 1, 1, 0, 1])
+    functions = {
+        "mean": lambda x, valids: losses.masked_mean(x, valids),
+        "advantages": lambda x, valids: losses.normalized(x, valids)[0],
+        "spread": lambda x, valids: losses.normalized(x, valids)[1],
+        "of several learners": lambda x, valids: losses.normalized(x, valids, torch.clone)[1],
+        "policy": lambda x, valids: losses.policy_loss(x, y, valids),
+        "value": lambda x, valids: losses.value_loss(x, y, valids, old, 0.2),
+        "penalty": lambda x, valids: losses.kl_penalty(x, valids, beta, ids),
+    }
+    for name, function in functions.items():
+        results = []
+        for valids in (everyone, None):
+            leaf = x.clone().requires_grad_()
+            value = function(leaf, valids)
+            value.sum().backward()
+            results.append((value.detach(), leaf.grad))
+        torch.testing.assert_close(results[0], results[1], msg=lambda text, name=name: f"{name}: {text}")

@@ -129,6 +129,18 @@ def test_statistics_per_task():
 
 
 @pytest.mark.parametrize("stat", ["max", "mean"])
+@pytest.mark.parametrize("ids", [None, torch.tensor([0, 2, 2, 0])])
+def test_no_mask_is_a_mask_of_all(stat, ids):
+    tasks = 1 if ids is None else 3
+    divergence = tr.Divergence((("categorical", 2),), "pi_ref", stat, tasks)
+    apart = tr.Divergence((("categorical", 2),), "pi_ref", stat, tasks, lambda parts, stat: parts)
+    for kl in (torch.tensor([0.1, 0.4, 0.2, 0.3]), torch.tensor([0.1, math.nan, 0.2, 0.3])):
+        masked = divergence.statistic(kl, torch.ones(4, dtype=torch.bool), ids)
+        for bare in (divergence.statistic(kl, None, ids), apart.statistic(kl, None, ids)):
+            torch.testing.assert_close(bare, masked, equal_nan=True)
+
+
+@pytest.mark.parametrize("stat", ["max", "mean"])
 def test_a_state_that_is_not_a_number_breaks_every_comparison(stat):
     kl = torch.tensor([0.1, float("nan"), 0.2])
     assert not tr.kl_statistic(kl, torch.ones(3, dtype=torch.bool), stat)[0] <= 1e9

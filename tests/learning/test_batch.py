@@ -92,6 +92,39 @@ def test_a_minibatch_holds_what_was_asked_for_of_its_samples(part, recurrent):
     assert batch_of().minibatch(part, FIXUP_KEYS).beta_ids is None
 
 
+def test_samples_put_in_order_give_the_same_minibatches():
+    ids = torch.arange(N) % 2
+    batch = batch_of(task_ids=ids, beta_ids=ids, behaviour=torch.arange(float(N)).unsqueeze(1).expand(N, A))
+    parts = batch.parts(8, shuffled=True)
+    order, slices = batch.in_order(parts)
+    assert slices == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    keys = PRIMARY_KEYS + GAE_KEYS
+    for part, where in zip(parts, slices, strict=True):
+        wanted, found = batch.minibatch(part, keys), order.minibatch(where, keys)
+        for key in (*keys, "bound", "beta_ids"):
+            assert torch.equal(wanted[key], found[key])
+        assert torch.equal(wanted.obs["obs"], found.obs["obs"])
+    assert batch.valids is not order.valids, "the batch itself is as it was"
+
+
+def test_sequences_large_samples_and_what_is_in_order_already_are_left_where_they_are():
+    shuffled = [np.array([1, 0]), np.array([3, 2])]
+    for batch, parts in (
+        (batch_of(recurrent=True), shuffled),
+        (batch_of(width=1 << 20), shuffled),
+        (batch_of(), shuffled[:1]),
+        (batch_of(), [slice(0, 8), slice(8, 16)]),
+    ):
+        same, unchanged = batch.in_order(parts)
+        assert same is batch
+        assert unchanged is parts
+
+
+def test_a_minibatch_has_no_mask_where_all_samples_are_known_to_be_valid():
+    assert batch_of(all_valid=True).minibatch(slice(0, 8), PRIMARY_KEYS).valids is None
+    assert batch_of().minibatch(slice(0, 8), PRIMARY_KEYS).valids.all()
+
+
 def test_packings_are_those_of_the_part():
     assert batch_of().packing(slice(0, 8)) is None
     batch = batch_of(recurrent=True)

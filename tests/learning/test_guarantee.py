@@ -49,41 +49,44 @@ def assert_bound_holds(learner, rows, audited):
 
 
 # the others with `make test-slow`
-BY_DEFAULT = {("categorical", "mlp"), ("tuple", "lstm")}
+BY_DEFAULT = [("categorical", MLP, 80), ("tuple", LSTM, 80)]
+
+
+def cases(default, rest):
+    """Parameters of each, the second ones slow; the name of a core in place of its flags."""
+    named = [("-".join("lstm" if x is LSTM else "mlp" if x is MLP else str(x) for x in case), case) for case in (*default, *rest)]
+    return [pytest.param(*case, id=name, marks=() if case in default else pytest.mark.slow) for name, case in named]
 
 
 @pytest.mark.parametrize(
-    ("space", "core"),
-    [
-        pytest.param(space, core, id=f"{space}-{name}", marks=() if (space, name) in BY_DEFAULT else pytest.mark.slow)
-        for space in SPACES
-        for name, core in (("mlp", MLP), ("lstm", LSTM))
-    ],
+    ("space", "core", "updates"), cases(BY_DEFAULT, [(space, core, 200) for space in SPACES for core in (MLP, LSTM)])
 )
-def test_200_updates_audited(space, core, tmp_path):
+def test_updates_audited(space, core, updates, tmp_path):
     shape = small_shape(action_space=SPACES[space], **BUSY, **core)
     learner = make_learner("FIXPO", shape, train_dir=tmp_path, audit_every=1)
-    rows = run(learner, 200)
-    assert_bound_holds(learner, rows, audited=200)
+    rows = run(learner, updates)
+    assert_bound_holds(learner, rows, audited=updates)
     # the bound was not kept by standing still: the fixup phase had work to do, and updates used the room they have
     assert sum(row["fixup_steps"] for row in rows) > 0
     assert np.mean([row["kl_max"] for row in rows]) > 0.1 * BUSY["eps_kl"]
 
 
 @pytest.mark.parametrize(
-    ("space", "core", "reference"),
-    [
-        pytest.param("categorical", LSTM, "behaviour", id="categorical-lstm-behaviour"),
-        pytest.param("gaussian", MLP, "previous", id="gaussian-mlp-previous"),
-        pytest.param("categorical", LSTM, "previous", id="categorical-lstm-previous", marks=pytest.mark.slow),
-        pytest.param("gaussian", MLP, "behaviour", id="gaussian-mlp-behaviour", marks=pytest.mark.slow),
-    ],
+    ("space", "core", "reference", "updates"),
+    cases(
+        [("categorical", LSTM, "behaviour", 40), ("gaussian", MLP, "previous", 40)],
+        [
+            (space, core, ref, 100)
+            for space, core in (("categorical", LSTM), ("gaussian", MLP))
+            for ref in ("behaviour", "previous")
+        ],
+    ),
 )
-def test_100_updates_on_lagging_data_audited(space, core, reference, tmp_path):
+def test_updates_on_lagging_data_audited(space, core, reference, updates, tmp_path):
     shape = small_shape(action_space=SPACES[space], **BUSY, **core)
     learner = make_learner("FIXPO", shape, train_dir=tmp_path, audit_every=1, reference=reference)
-    rows = run(learner, 100, lag=4)
-    assert_bound_holds(learner, rows, audited=100)
+    rows = run(learner, updates, lag=4)
+    assert_bound_holds(learner, rows, audited=updates)
     assert max(row["lag_mean"] for row in rows) > 1
     stale = [row["stale_fraction"] for row in rows]
     assert max(stale) == 0 if reference == "previous" else max(stale) > 0

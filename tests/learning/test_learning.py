@@ -44,6 +44,8 @@ LEARNED = {
     ),
     # where half of the actions are forbidden at a time, and one of these would end the run: 10 by chance, 15 at best
     "gym_masked_env:Shop-v0": (("--train_for_env_steps=60000",), 14),
+    # from pixels; 0.96 measured after 9,216 steps
+    "gym_minigrid_pixels:EmptyPixels": (("--train_for_env_steps=10000",), 0.85),
 }
 
 

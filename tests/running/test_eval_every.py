@@ -173,6 +173,7 @@ def observed(tmp_path, monkeypatch):
     observer.close()
 
 
+@pytest.mark.slow
 def test_while_one_is_evaluated_only_the_newest_checkpoint_waits(observed):
     training, observer = observed
     for steps in (0, 60, 130, 190):

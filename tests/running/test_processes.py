@@ -67,6 +67,7 @@ def test_environment_that_raises_in_a_step_ends_the_run_with_its_own_error(tmp_p
     assert len(checkpoints_of(tmp_path / "faulty")) == 1, "what was learned until then is kept"
 
 
+@pytest.mark.slow
 def test_environment_that_raises_in_a_step_of_a_serial_run(tmp_path):
     # in one process there is only worker 0
     status, run = run_faulty(tmp_path, "raises_in_step", *SERIAL, "--num_workers=2", "--num_envs_per_worker=2")
@@ -166,7 +167,9 @@ def test_ctrl_c_saves_and_ends(learning, tmp_path):
     assert checkpoints.load(saved)["env_steps"] >= 64
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)], ids=["SIGTERM", "SIGUSR1"]
+)
 def test_preemption_saves_and_ends_with_a_status_of_its_own(learning, tmp_path, number):
     asked = time.monotonic()
     os.killpg(learning.popen.pid, number)  # a cluster may send it to every process of a job

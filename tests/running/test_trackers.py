@@ -40,6 +40,7 @@ def event_scalars(folder):
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_scalars_of_tensorboard_and_goes_on(tmp_path):
     quick = ("--with_mlflow=True", "--experiment_summaries_interval=1", "--eps_kl=0.4")
     for steps in (256, 512):

@@ -14,11 +14,11 @@ ITEMS_A_VARIABLE = 24  # one bit each: a game variable is exact up to 2 ** 31
 ITEM_VARIABLES = 4
 ANY_VARIABLE = ITEM_VARIABLES + 1  # counts pickups that need not be told apart
 MOST_ITEMS = ITEMS_A_VARIABLE * ITEM_VARIABLES
-MOVE_SCRIPT = 50
+MOVE_SCRIPT, MOVE_THREE_SCRIPT = 50, 51
 
 EXECUTE = 80  # the action special that runs a script
 
-_TERMINATE, _PUSH, _PUSH_ARGUMENT, _DROP = 1, 3, 28, 54
+_TERMINATE, _PUSH, _ADD, _PUSH_ARGUMENT, _DROP = 1, 3, 14, 28, 54
 _MULTIPLY, _ADD_TO_GLOBAL, _SET_POSITION, _TURN_OVER_GLOBAL = 16, 183, 283, 301
 _FIXED_ONE = 65536  # the engine's positions are 16.16 fixed point
 
@@ -55,10 +55,11 @@ def picked_items(before: Sequence[int], after: Sequence[int]) -> tuple[int | Non
 
 @lru_cache(maxsize=1)
 def behavior_lump() -> bytes:
-    """The `BEHAVIOR` lump of every map: one script a counter, and one that puts a thing at a place.
+    """The `BEHAVIOR` lump of every map: one script a counter, and two that put things at a place.
 
     Scripts 1 to `ITEM_VARIABLES` turn over a bit of the global variable of their number, so that an item can come back; the next
-    one counts in its own. `MOVE_SCRIPT` takes the thing's number and x, y, z in whole units.
+    one counts in its own. `MOVE_SCRIPT` takes the thing's number and x, y, z in whole units; `MOVE_THREE_SCRIPT` the same, and
+    moves the two with the next numbers as well, for a command costs much.
     """
     counting = [
         (n, 1, (_PUSH_ARGUMENT, 0, _ADD_TO_GLOBAL if n == ANY_VARIABLE else _TURN_OVER_GLOBAL, n, _TERMINATE))
@@ -67,8 +68,14 @@ def behavior_lump() -> bytes:
     place: list[int] = []
     for argument in (1, 2, 3):
         place += [_PUSH_ARGUMENT, argument, _PUSH, _FIXED_ONE, _MULTIPLY]
-    move = (_PUSH_ARGUMENT, 0, *place, _PUSH, 0, _SET_POSITION, _DROP, _TERMINATE)
-    return _pack([*counting, (MOVE_SCRIPT, 4, move)])
+
+    def moves(things: int) -> tuple[int, ...]:
+        words: list[int] = []
+        for i in range(things):
+            words += [_PUSH_ARGUMENT, 0, _PUSH, i, _ADD, *place, _PUSH, 0, _SET_POSITION, _DROP]
+        return (*words, _TERMINATE)
+
+    return _pack([*counting, (MOVE_SCRIPT, 4, moves(1)), (MOVE_THREE_SCRIPT, 4, moves(3))])
 
 
 def _pack(scripts: Iterable[tuple[int, int, Sequence[int]]]) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 import vizdoom
 from vizdoom import Button, GameVariable, Mode, ScreenFormat, ScreenResolution
 
-from sf_fixpo.envs.dmlab.stand_in.acs import ANY_VARIABLE, MOVE_SCRIPT
+from sf_fixpo.envs.dmlab.stand_in.acs import ANY_VARIABLE, MOVE_SCRIPT, MOVE_THREE_SCRIPT
 from sf_fixpo.envs.dmlab.stand_in.resources import SLOTS, counts, resource_wad
 from sf_fixpo.envs.dmlab.stand_in.wad import check_map
 from sf_fixpo.envs.dmlab.workspace import Workspace
@@ -168,14 +168,15 @@ class Doom:
             self._game.set_action(command)
             self._game.advance_action(1, update)
 
-    def move(self, number: int, x: int, y: int, z: int) -> None:
-        """Puts the things with a number at a place, units, with the next tic.
+    def move(self, number: int, x: int, y: int, z: int, things: int) -> None:
+        """Puts the thing with a number at a place, units, with the next tic; where `things` is 3, the next two as well.
 
         Raises:
             RuntimeError: the engine is gone.
         """
+        script = MOVE_SCRIPT if things == 1 else MOVE_THREE_SCRIPT
         with _engine_errors("stopped during an episode"):
-            self._game.send_game_command(f"puke {MOVE_SCRIPT} {number} {x} {y} {z}")
+            self._game.send_game_command(f"puke {script} {number} {x} {y} {z}")
 
     def frame(self) -> np.ndarray:
         """The player's view at the last update, uint8 (height, width, 3) RGB, the caller's own.

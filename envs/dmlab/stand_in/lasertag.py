@@ -63,6 +63,7 @@ _LOOKS = {
     "armour": Look("suitcase", COLOURS["green"], scale=0.6),
 }
 _BOT_NUMBER, _ITEM_NUMBER, _ORB_NUMBER = 1, 20, 40  # by which the map's script knows the first of each
+_ORBS_AWAY = [Move(_ORB_NUMBER + i, round(centre(_SHED)[0]), round(centre(_SHED)[1]), 30) for i in range(_ORBS)]
 
 
 class LaserTag(Level):
@@ -115,31 +116,34 @@ class LaserTag(Level):
         """The player at a fresh start, everything else as it is."""
         self._restart(self.player)
         things: list[Thing] = []
-        shown = {number: (x, y) for number, x, y, _ in self._placed()}
+        placed = self._placed()
+        shown = {move.number + i: (move.x, move.y) for move in placed for i in range(move.things)}
         for i in range(self.opponents):
             for part, (sight, colour) in enumerate(zip(_PARTS, self._colours, strict=True)):
-                things += _numbered(Look(sight, colour), _BOT_NUMBER + 3 * i + part, shown)
+                things += _numbered(Look(sight, colour), _BOT_NUMBER + len(_PARTS) * i + part, shown)
         for i, item in enumerate(self.lying):
             things += _numbered(_LOOKS[item.name], _ITEM_NUMBER + i, shown)
         for i in range(_ORBS):
             things += _numbered(Look("ball", COLOURS["orange"], scale=0.3), _ORB_NUMBER + i, shown)
-        self._before = set(self._placed())
+        self._before = set(placed)
         return Scene((), (), (self.player.x, self.player.y, self.player.yaw), grid=self._grid, things=tuple(things))
 
     def _placed(self) -> list[Move]:
         """Where everything belongs that is shown, whole units."""
         shed = centre(_SHED)
-        found: list[tuple[int, Point, int]] = []
+        found: list[Move] = []
+
+        def put(number: int, place: Point, z: int, things: int = 1) -> None:
+            found.append(Move(number, round(place[0]), round(place[1]), z, things))
+
         for i, bot in enumerate(self.bots):
-            place = (bot.x, bot.y) if bot.tagged is None else shed
-            found += [(_BOT_NUMBER + 3 * i + part, place, 0) for part in range(len(_PARTS))]
+            put(_BOT_NUMBER + len(_PARTS) * i, (bot.x, bot.y) if bot.tagged is None else shed, 0, len(_PARTS))
         now = self._frame / FRAMES_PER_SECOND
         for i, item in enumerate(self.lying):
-            found.append((_ITEM_NUMBER + i, centre(item.cell) if item.back <= now else shed, 0))
-        for i in range(_ORBS):
-            place = (self.flying[i].x, self.flying[i].y) if i < len(self.flying) else shed
-            found.append((_ORB_NUMBER + i, place, 30))
-        return [(number, round(x), round(y), z) for number, (x, y), z in found]
+            put(_ITEM_NUMBER + i, item.place if item.back <= now else shed, 0)
+        for i, orb in enumerate(self.flying):
+            put(_ORB_NUMBER + i, (orb.x, orb.y), 30)
+        return found + _ORBS_AWAY[len(self.flying) :]
 
     def moves(self, frame: int) -> list[Move]:
         """What has moved since it was last asked."""
@@ -263,7 +267,7 @@ class LaserTag(Level):
         if fighter.tagged is not None:
             return
         for item in self.lying:
-            x, y = centre(item.cell)
+            x, y = item.place
             if item.back <= now and max(abs(fighter.x - x), abs(fighter.y - y)) < _ITEM_REACH and fighter.take(item.name):
                 item.back = now + RETURNS[item.name]
 
@@ -331,10 +335,22 @@ class LaserTag(Level):
         return None if best is None else best[1]
 
     def sees(self, one: Point, other: Point) -> bool:
-        """Whether no wall is between two points."""
-        steps = max(1, int(math.dist(one, other) / 15))
-        dx, dy = (other[0] - one[0]) / steps, (other[1] - one[1]) / steps
-        return all(cell_at(one[0] + i * dx, one[1] + i * dy) in self.cells for i in range(steps + 1))
+        """Whether no wall is between two points: every cell that the line goes through is open (Amanatides and Woo 1987)."""
+        (x, y), end, cells = cell_at(*one), cell_at(*other), self.cells
+        dx, dy = other[0] - one[0], other[1] - one[1]
+        step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
+        # parts of the line to the next border east or west, north or south, and between two such borders
+        next_x = ((x + (dx > 0)) * CELL_SIZE - one[0]) / dx if dx else math.inf
+        next_y = ((y + (dy > 0)) * CELL_SIZE - one[1]) / dy if dy else math.inf
+        each_x, each_y = (CELL_SIZE / abs(dx) if dx else math.inf), (CELL_SIZE / abs(dy) if dy else math.inf)
+        for _ in range(abs(end[0] - x) + abs(end[1] - y)):
+            if (x, y) not in cells:
+                return False
+            if next_x < next_y:
+                x, next_x = x + step_x, next_x + each_x
+            else:
+                y, next_y = y + step_y, next_y + each_y
+        return (x, y) in cells and end in cells
 
     def way(self, here: Cell, goal: Cell) -> list[Cell]:
         """The shortest way through the maze, without its first cell."""

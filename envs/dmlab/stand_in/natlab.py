@@ -143,7 +143,7 @@ class NatLab(Level):
         found = []
         for number in due:
             x, y = self.land.mushrooms[number]
-            found.append((_spare(number, self._regrown[number]), round(x), round(y), 0))
+            found.append(Move(_spare(number, self._regrown[number]), round(x), round(y), 0))
             self._regrown[number] += 1
         return found
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +31,22 @@ from sf_fixpo.envs.dmlab.stand_in.resources import (
 )
 from sf_fixpo.envs.dmlab.stand_in.wad import PLAYER_START, Room, Thing, map_lumps, pack_wad, text_map
 
-# (number, x, y, z) of a thing that a map's script puts somewhere; whole units.
-Move = tuple[int, int, int, int]
+
+class Move(NamedTuple):
+    """A thing that a map's script puts somewhere, or three that stand in one place.
+
+    Attributes:
+        number: of the thing; of three the first.
+        x: whole units, as y and z.
+        things: 1 or 3.
+    """
+
+    number: int
+    x: int
+    y: int
+    z: int
+    things: int = 1
+
 
 # (name, x, y) of an object on the map.
 Placed = tuple[str, float, float]

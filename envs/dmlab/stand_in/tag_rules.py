@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
+from sf_fixpo.envs.dmlab.stand_in.grids import centre
 from sf_fixpo.envs.dmlab.stand_in.mazes import Cell
+from sf_fixpo.envs.dmlab.stand_in.wad import Point
 
 START_HEALTH, HEALTH = 125.0, 100.0  # points; above 100 one is lost a second
 MOST_ARMOUR, ARMOUR_SHARE = 200.0, 0.66  # what armour takes of a hit, while it lasts
@@ -156,6 +159,11 @@ class Lying:
     name: str
     cell: Cell
     back: float = 0.0
+
+    @cached_property
+    def place(self) -> Point:
+        """The middle of its cell, units."""
+        return centre(self.cell)
 
 
 @dataclass

@@ -179,6 +179,59 @@ def test_items_are_taken_and_come_back():
     assert level.moves(2) == []
 
 
+@pytest.mark.parametrize("level_class", [ThreeOpponentsSmall, ThreeOpponentsLarge])
+def test_a_line_is_free_where_every_point_of_it_is_in_the_open(level_class):
+    level, _ = begin(level_class)
+    rng, cells = np.random.default_rng(0), sorted(level.cells)
+    free = 0
+    for _ in range(300):
+        one, other = (np.array(centre(cells[rng.integers(len(cells))])) + rng.uniform(-49, 49, 2) for _ in range(2))
+        line = one + np.linspace(0, 1, 2000)[:, None] * (other - one)
+        expected = all(cell in level.cells for cell in {cell_of(x, y) for x, y in line})
+        touches_a_corner = np.hypot(*((line + 50) % 100 - 50).T).min() < 0.5
+        assert touches_a_corner or level.sees(tuple(one), tuple(other)) == expected
+        free += expected
+    assert 20 < free < 280
+    straight = tuple(centre(cells[0]))
+    assert level.sees(straight, straight)
+
+
+def test_an_opponent_moves_as_one(stand_in):
+    """Head, body and legs are three things of the map, put in place by one command; all leave the view together."""
+    lab = stand_in(FOLDER + "one_opponent_small")
+    noop = np.zeros(7, np.intc)
+
+    def places():
+        """Ahead of the player, straight and a little to the left."""
+        x, y, _, yaw, _ = lab._pose()
+        return [(x + 150 * np.cos(np.radians(a)), y + 150 * np.sin(np.radians(a))) for a in (yaw, yaw + 20)]
+
+    def both_free(seed):
+        lab.reset(seed=seed)
+        return all(lab._level.sees(lab._pose()[:2], place) for place in places())
+
+    next(filter(both_free, range(20)))
+    level, ahead = lab._level, places()
+    bot = level.bots[0]
+    level._play_bot = lambda *args: 0.0
+
+    def view(place, tagged):
+        bot.x, bot.y, bot.tagged = *place, tagged
+        for _ in range(3):
+            lab.step(noop, num_steps=4)
+        return lab.observations()["RGB_INTERLEAVED"][:-10].astype(int)  # without the bar of shield points, which fade
+
+    empty, here, there, gone = view(ahead[0], 0.0), view(ahead[0], None), view(ahead[1], None), view(ahead[0], 0.0)
+    assert np.array_equal(empty, gone), "no part of it is left behind"
+    height = len(empty)
+    for frame, other in ((here, there), (there, here)):
+        seen = np.abs(frame - empty).sum(2) > 0
+        rows = np.flatnonzero(seen.any(1))
+        assert rows[-1] - rows[0] > height / 4, "from head to legs"
+        alone = seen & (np.abs(frame - other).sum(2) > 0)
+        assert alone[rows[0] : rows[-1] + 1].any(1).mean() > 0.9, "no part stays where it was"
+
+
 def test_opponents_roam_the_whole_maze_and_stay_in_it():
     level, _ = begin(ThreeOpponentsSmall, 3)
     seen = set()

@@ -216,6 +216,7 @@ def test_levels_that_need_images_or_words_say_so_before_training(lab, tmp_path):
     assert "no 2400.png in it" in SUITE.faults(make_cfg(env="dmlab_30", **images))[0]
     (tmp_path / "2400.png").touch()
     assert SUITE.faults(make_cfg(env="dmlab_30", **images)) == []
+    assert SUITE.faults(make_cfg(env="dmlab_30", **{**real, "dmlab_dataset": "dummy"})) == [], "the engine's plain colours"
     assert SUITE.faults(make_cfg(env="dmlab_30_psychlab_visual_search", **real)) == []
     (fault,) = SUITE.faults(
         make_cfg(env="dmlab_30_language_execute_random_task", dmlab_engine="deepmind_lab", dmlab_with_instructions=False)

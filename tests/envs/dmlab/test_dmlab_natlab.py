@@ -69,8 +69,8 @@ def test_what_grows_back_and_when():
         assert level.took(tuple(range(count)), 100, NOWHERE) == count
         assert level.moves(100 + 24 * 60 - 1) == []
         for frame in range(100, 100 + 108 * 60 + 2, 2):
-            for number, x, y, _ in level.moves(frame):
-                assert (x, y) == level.land.mushrooms[(number - 1) // 4]
+            for move in level.moves(frame):
+                assert (move.x, move.y) == level.land.mushrooms[(move.number - 1) // 4]
                 delays.append((frame - 100) / 60)
     assert len(delays) > 500
     assert 24 <= min(delays) <= max(delays) <= 108.1
