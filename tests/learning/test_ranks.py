@@ -313,6 +313,40 @@ def test_each_rank_may_play_tasks_of_its_own_and_each_task_has_one_beta_on_all(t
     assert same(mine, other)
 
 
+def on_rank_count_exchanges(meeting, train_dir, kl_stat):
+    learner = own_learner(meeting, train_dir, kl_stat=kl_stat, eps_kl=0.01)
+    ranks, improvement = learner.ranks, learner.improvement
+    reduce, counts, asked = ranks._reduce, {"primary_step": [], "fixup_step": []}, []
+
+    def counted(*args):
+        asked.append(1)
+        return reduce(*args)
+
+    def watched(name, step):
+        def call(*args, **kwargs):
+            before = len(asked)
+            result = step(*args, **kwargs)
+            counts[name].append(len(asked) - before)
+            return result
+
+        return call
+
+    ranks._reduce = counted
+    for name in counts:
+        setattr(improvement, name, watched(name, getattr(improvement, name)))
+    learner.train(own_batch(learner))
+    return counts, learner.last_record
+
+
+@pytest.mark.parametrize("kl_stat", ["max", "mean"])
+def test_a_step_asks_for_one_exchange_and_one_that_normalises_advantages_for_two(kl_stat, tmp_path, ranks):
+    for counts, record in ranks(on_rank_count_exchanges, tmp_path, kl_stat):
+        assert counts["primary_step"] == [2] * record.primary_steps
+        assert counts["fixup_step"] == [1] * record.fixup_steps
+        assert record.primary_steps > 0
+        assert record.fixup_steps > 0
+
+
 # -- the row ------------------------------------------------------------------------------------------------------------------
 
 
