@@ -39,12 +39,21 @@ class JobOptions:
         run_timeout: seconds without a new update or log line after which a run counts as hung; 0: never.
         stop_timeout: seconds a run gets to save and exit after SIGTERM, before it is killed.
         secrets_file: file of KEY=VALUE lines that the job reads on its own host; "" for none.
+        ranks: learners of each run that train one policy together, each with actors of its own.
+        nodes: machines that a run's ranks are spread over, equally many on each.
     """
 
     max_retries: int = 0
     run_timeout: float = 0.0
     stop_timeout: float = 45.0
     secrets_file: str = ""
+    ranks: int = 1
+    nodes: int = 1
+
+    @property
+    def ranks_per_node(self) -> int:
+        """How many of a run's ranks are on one machine."""
+        return self.ranks // self.nodes
 
     def to_flags(self) -> list[str]:
         """The options as flags of `launcher.job`."""

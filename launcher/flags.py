@@ -72,6 +72,8 @@ def add_job_args(parser: argparse.ArgumentParser) -> None:
         default="",
         help="File of KEY=VALUE lines, mode 600, for the environment of the runs (WANDB_API_KEY, HF_TOKEN)",
     )
+    group.add_argument("--ranks", default=1, type=int, help="Learners of each run that train one policy, with actors each")
+    group.add_argument("--nodes", default=1, type=int, help="Machines that the ranks of a run are spread over")
 
 
 def job_faults(args: argparse.Namespace) -> list[str]:
@@ -83,6 +85,11 @@ def job_faults(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if not (math.isfinite(value) and value >= 0):
             found.append(f"--{name}={value}: must be a number >= 0, seconds")
+    for name in ("ranks", "nodes"):
+        if (value := getattr(args, name)) < 1:
+            found.append(f"--{name}={value}: must be an integer >= 1")
+    if min(args.ranks, args.nodes) >= 1 and args.ranks % args.nodes:
+        found.append(f"--nodes={args.nodes}: must divide --ranks={args.ranks}: each machine of a run has equally many ranks")
     if args.secrets_file:
         try:
             read_secrets(args.secrets_file)
@@ -94,7 +101,30 @@ def job_faults(args: argparse.Namespace) -> list[str]:
 def job_options(args: argparse.Namespace) -> JobOptions:
     """The options of a launch's jobs; the path of the secrets file is made absolute."""
     secrets_file = os.path.abspath(args.secrets_file) if args.secrets_file else ""
-    return JobOptions(args.max_retries, args.run_timeout, args.stop_timeout, secrets_file)
+    return JobOptions(args.max_retries, args.run_timeout, args.stop_timeout, secrets_file, args.ranks, args.nodes)
+
+
+def gpu_of_rank_fault(args: argparse.Namespace, name: str, *others: float) -> list[str]:
+    """What is wrong with a flag that says how many GPUs a run has, where a run is several ranks; one line or none.
+
+    Args:
+        args: with the flag, which counts for each rank.
+        name: of the flag.
+        others: values beside 0 and 1 that it may have.
+    """
+    value = getattr(args, name)
+    if args.ranks <= 1 or value in (0, 1, *others):
+        return []
+    allowed = ", ".join(f"{number:g}" for number in (0, *others))
+    return [f"--{name}={value:g}: must be {allowed} or 1 with --ranks={args.ranks}: each rank takes one GPU"]
+
+
+def one_machine_fault(args: argparse.Namespace, backend: str, why: str) -> list[str]:
+    """What is wrong with `--nodes` under a backend whose runs are each on one machine; one line or none."""
+    if args.nodes <= 1:
+        return []
+    others = "slurm and kubernetes spread a run over machines"
+    return [f"--nodes={args.nodes}: must be 1 with --backend={backend}: {why}; {others}"]
 
 
 def add_search_args(parser: argparse.ArgumentParser) -> None:

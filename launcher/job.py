@@ -7,7 +7,6 @@ otherwise the training's own status (128 + signal where it was killed): the run 
 from __future__ import annotations
 
 import argparse
-import os
 import queue
 import signal
 import socket
@@ -15,15 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from sf_fixpo import cli
 from sf_fixpo.launcher.backend import JobOptions
-from sf_fixpo.launcher.claims import RUN_MARK, Claim, claim, end_orphans, run_mark
+from sf_fixpo.launcher.claims import Claim, claim, end_orphans, run_mark
 from sf_fixpo.launcher.progress import UPDATE_LOG, Activity, read_progress
-from sf_fixpo.launcher.secret_values import SecretsFileError, read_secrets
+from sf_fixpo.launcher.secret_values import SecretsFileError
+from sf_fixpo.launcher.starting import Starter, kill_training, start_training, starter_here
 from sf_fixpo.launcher.sweep import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Run, RunState, Sweep, SweepError
 
 BAD_INPUT = 2
@@ -118,7 +118,14 @@ def _in_words(ending: Ending) -> str:
 class Job:
     """Runs one run until it has ended, is preempted or stopped. `interrupt` and `kill` may come from anywhere."""
 
-    def __init__(self, sweep: Sweep, run: Run, options: JobOptions, env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        sweep: Sweep,
+        run: Run,
+        options: JobOptions,
+        env: Mapping[str, str] | None = None,
+        starter: Starter | None = None,
+    ):
         """Starts nothing.
 
         Args:
@@ -126,7 +133,9 @@ class Job:
             run: one of its runs.
             options: how often it is run again, and when it counts as hung.
             env: variables on top of this process's environment, under the run's own.
+            starter: of the run's ranks; None: all are here.
         """
+        self._starter = starter or starter_here(options.ranks)
         self._sweep = sweep
         self._run = run
         self._options = options
@@ -163,7 +172,7 @@ class Job:
         try:
             state = self._sweep.state(self._run)
             if state.has_ended:
-                return _status_of(state)
+                return status_of(state)
             if (reason := self._sweep.stop_reason(self._run)) is not None:
                 self._sweep.write_state(self._run, replace(state, status=STOPPED, reason=reason))
                 return STOPPED_STATUS
@@ -178,7 +187,7 @@ class Job:
                 state = replace(state, status=verdict.status, reason=verdict.reason, failures=state.failures + verdict.is_failure)
                 self._sweep.write_state(self._run, state)
                 if not verdict.again:
-                    return _status_of(state)
+                    return status_of(state)
         finally:
             if is_mine:
                 mine.release()
@@ -199,7 +208,7 @@ class Job:
             log=str(log_path),
         )
         try:
-            process = self._start()
+            process = self._start(state.attempt)
         except (OSError, SecretsFileError) as exc:
             state = replace(state, exit_code=CANNOT_START, ended=time.time())
             return Ending(CANNOT_START, error=f"cannot be started: {exc}"), state
@@ -210,7 +219,7 @@ class Job:
             hung, lost_claim = self._watch(process, mine, state)
         finally:
             # whatever happens here, nothing of the training may outlive its job
-            _kill_group(process)
+            self._kill(process)
         exit_code = process.wait()
         if exit_code in _TOLD_TO_END and self._signum is None:
             with suppress(queue.Empty):
@@ -227,26 +236,13 @@ class Job:
         )
         return ending, state
 
-    def _start(self) -> subprocess.Popen:
-        command = list(self._run.command)
-        if command[0].startswith("python"):
-            command[0] = sys.executable
-        env = {**os.environ, **self._env, **self._run.env, RUN_MARK: run_mark(self._sweep, self._run), "PYTHONUNBUFFERED": "1"}
-        if self._options.secrets_file:
-            env.update(read_secrets(self._options.secrets_file))
-        log_path = self._sweep.log_path(self._run)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=env,
-                # on a host that has not this folder, an image, the job's own has to do
-                cwd=self._sweep.cwd if os.path.isdir(self._sweep.cwd) else None,
-                start_new_session=True,
-            )
+    def _start(self, attempt: int) -> subprocess.Popen:
+        log_path, secrets_file = self._sweep.log_path(self._run), self._options.secrets_file
+        mark = run_mark(self._sweep, self._run)
+        return start_training(self._sweep, self._run, self._starter(attempt), mark, log_path, self._env, secrets_file)
+
+    def _kill(self, process: subprocess.Popen) -> None:
+        kill_training(process, run_mark(self._sweep, self._run) if self._options.ranks > 1 else None)
 
     def _watch(self, process: subprocess.Popen, mine: Claim, state: RunState) -> tuple[bool, bool]:
         """Until the training has ended: signals, the stop file, hanging, heartbeat, progress.
@@ -270,7 +266,7 @@ class Job:
             lost_claim = lost_claim or mine.is_lost()
             hung = hung or (self._signum is None and 0 < self._options.run_timeout < activity.idle_seconds())
             if lost_claim or hung or time.monotonic() > self._kill_at:
-                _kill_group(process)
+                self._kill(process)
             elif self._signum is None and (reason := self._sweep.stop_reason(self._run)) is not None:
                 self._pass_on(process, signal.SIGTERM, reason)
             elif time.monotonic() > next_progress:
@@ -281,7 +277,7 @@ class Job:
         self._signum = signum
         self._stop_reason = self._stop_reason or stop_reason
         if signum == signal.SIGKILL:
-            _kill_group(process)
+            self._kill(process)
             return
         process.send_signal(signum)
         self._kill_at = min(self._kill_at, time.monotonic() + self._options.stop_timeout)
@@ -302,15 +298,8 @@ class Job:
         return found
 
 
-def _kill_group(process: subprocess.Popen) -> None:
-    """Kills the training and its workers: it leads a process group of its own."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _status_of(state: RunState) -> int:
+def status_of(state: RunState) -> int:
+    """What a job exits with that leaves its run in a state."""
     if state.status == FAILED:
         code = state.exit_code or 1
         code = 128 - code if code < 0 else code
@@ -349,13 +338,13 @@ def settle(sweep: Sweep, run: Run, status: str, reason: str, stop_timeout: float
     return True
 
 
-def run_job(sweep: Sweep, run: Run, options: JobOptions, env: Mapping[str, str] | None = None) -> int:
-    """Runs one run in this process's main thread: SIGTERM and SIGUSR1 preempt it, SIGINT stops it.
+def run_job(sweep: Sweep, run: Run, options: JobOptions, starter: Starter | None = None) -> int:
+    """Runs one run in this process's main thread: SIGTERM and SIGUSR1 preempt it, SIGINT stops it. The arguments are `Job`'s.
 
     Returns:
         The job's exit status, see the module's docstring.
     """
-    job = Job(sweep, run, options, env)
+    job = Job(sweep, run, options, starter=starter)
     handlers = {
         signal.SIGTERM: lambda *_: job.interrupt(signal.SIGTERM),
         signal.SIGUSR1: lambda *_: job.interrupt(signal.SIGUSR1),
@@ -369,8 +358,21 @@ def run_job(sweep: Sweep, run: Run, options: JobOptions, env: Mapping[str, str] 
             signal.signal(signum, handler)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
+    try:
+        return run_job(*read_arguments(argv))
+    except SweepError as exc:
+        print(f"sf_fixpo.launcher.job: {exc}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def read_arguments(argv: Sequence[str] | None = None) -> tuple[Sweep, Run, JobOptions]:
+    """What a job is to run.
+
+    Raises:
+        SweepError: there is no such sweep, or no such run of it.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m sf_fixpo.launcher.job", description="Runs one run of a sweep.", allow_abbrev=False
     )
@@ -379,16 +381,10 @@ def main(argv: list[str] | None = None) -> int:
     for option in fields(JobOptions):
         parser.add_argument(f"--{option.name}", default=option.default, type=type(option.default), help="see launcher.run --help")
     args = vars(cli.parse(parser, argv))
-    try:
-        sweep = Sweep.load(args.pop("sweep"))
-    except SweepError as exc:
-        print(f"sf_fixpo.launcher.job: {exc}", file=sys.stderr)
-        return BAD_INPUT
-    name = args.pop("run")
+    sweep, name = Sweep.load(args.pop("sweep")), args.pop("run")
     if name not in sweep.runs:
-        print(f"sf_fixpo.launcher.job: {name}: no run of {sweep.folder}", file=sys.stderr)
-        return BAD_INPUT
-    return run_job(sweep, sweep.runs[name], JobOptions(**args))
+        raise SweepError(f"{name}: no run of {sweep.folder}")
+    return sweep, sweep.runs[name], JobOptions(**args)
 
 
 if __name__ == "__main__":

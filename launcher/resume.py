@@ -12,6 +12,7 @@ from sf_fixpo.launcher.backend import Backend, BackendError
 from sf_fixpo.launcher.driver import say
 from sf_fixpo.launcher.flags import BadInputError, FlagParser, add_backend_args, add_job_args, complain, job_faults, job_options
 from sf_fixpo.launcher.run import INTERRUPTED, import_search, run_search, run_sweep
+from sf_fixpo.launcher.starting import algorithm_faults
 from sf_fixpo.launcher.sweep import Sweep, SweepError, is_search
 
 PROGRAM = "sf_fixpo.launcher.resume"
@@ -38,6 +39,7 @@ def parse(program: str, description: str, argv: list[str]) -> tuple[Sweep, argpa
     parser.set_defaults(**{name: value for name, value in flags.items() if name in known})
     args = parser.parse(argv)
     found = parser.found + job_faults(args) + backend.faults(args)
+    found += algorithm_faults(sweep.runs.values() if sweep is not None else (), args.ranks)
     if found or sweep is None:
         raise BadInputError("\n".join(found))
     return sweep, args, backend

@@ -30,6 +30,7 @@ from sf_fixpo.launcher.flags import (
     job_options,
     search_faults,
 )
+from sf_fixpo.launcher.starting import algorithm_faults
 from sf_fixpo.launcher.sweep import Sweep, SweepError, describe_runs, program_faults
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def _start(argv: list[str]) -> int:
         options.save(sweep)
         return run_search(cls(sweep, job_options(args), args), options)
     folder, runs = describe_runs(description, args.train_dir)
-    if args.backend == "local" and (found := program_faults(runs, os.getcwd())):
+    found = program_faults(runs, os.getcwd()) if args.backend == "local" else []
+    if found := found + algorithm_faults(runs, args.ranks):
         raise BadInputError("\n".join(found))
     sweep = Sweep.create(folder, runs, source=args.run)
     say(f"{len(sweep.runs)} runs in {sweep.folder}")

@@ -1,4 +1,7 @@
-"""Kubernetes: a sweep as one Indexed Job, written as YAML, or with --apply handed to the cluster. The launcher then leaves."""
+"""Kubernetes: a sweep as one Indexed Job, written as YAML, or with --apply handed to the cluster. The launcher then leaves.
+
+Runs whose ranks are spread over nodes are Jobs of their own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from typing import Any
 import yaml
 
 from sf_fixpo.launcher.backend import Backend, BackendError
-from sf_fixpo.launcher.backends.kubernetes_job import SweepOnVolume, add_manifest_args, job_manifest, job_name, manifest_faults
+from sf_fixpo.launcher.backends.kubernetes_job import (
+    SweepOnVolume,
+    add_manifest_args,
+    job_manifest,
+    job_name,
+    manifest_faults,
+    service_manifest,
+)
 from sf_fixpo.launcher.backends.pod import read_runs, write_runs
 from sf_fixpo.launcher.driver import say
 from sf_fixpo.launcher.sweep import Run
@@ -25,7 +35,7 @@ _REQUEST_SECONDS = 30.0
 
 
 class KubernetesBackend(Backend):
-    """One Job for each launch. Everything that it needs later is in the cluster and on the volume."""
+    """One Job for each launch, or for each run of several nodes. What it needs later is in the cluster and on the volume."""
 
     attached = False
 
@@ -61,21 +71,30 @@ class KubernetesBackend(Backend):
         secrets_file = self.options.secrets_file
         if secrets_file and not Path(secrets_file).is_relative_to(folder.parent):
             raise BackendError(f"--secrets_file={secrets_file}: no container has this file; use --k8s_secret")
-        names = [run.name for run in runs]
+        groups = [[run] for run in runs] if self.options.nodes > 1 else [runs]
+        manifests = [self._manifests(group) for group in groups]
+        path = folder / MANIFEST
+        path.write_text(to_yaml(*(manifest for group in manifests for manifest in group)), encoding="utf-8")
+        if not self.args.apply:
+            say(f"written, not applied: kubectl apply -f {path}")
+            return
+        jobs = _Jobs(self.args.k8s_context)
+        for group, (job, *services) in zip(groups, manifests, strict=True):
+            jobs.create(job, services)
+            name = job["metadata"]["name"]
+            for index, run in enumerate(group):
+                self.sweep.record_job(run, NAME, f"{self.args.k8s_namespace}/{name}/{index}")
+            say(f"created: kubectl --namespace={self.args.k8s_namespace} get job {name}")
+
+    def _manifests(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """A Job, and the Service that it needs; writes the list of its runs."""
+        folder, names = self.sweep.folder, [run.name for run in runs]
         # a launch that changed nothing makes the same Job, not another one
         history = [(self.sweep.state(run).attempt, self.sweep.job_of(run, NAME)) for run in runs]
         on_volume = SweepOnVolume(folder, job_name(folder, names, history), len(names))
         manifest = job_manifest(on_volume, self.options, self.args)
-        write_runs(self.sweep, on_volume.job_name, names)
-        path = folder / MANIFEST
-        path.write_text(to_yaml(manifest), encoding="utf-8")
-        if not self.args.apply:
-            say(f"written, not applied: kubectl apply -f {path}")
-            return
-        _Jobs(self.args.k8s_context).create(manifest)
-        for index, run in enumerate(runs):
-            self.sweep.record_job(run, NAME, f"{self.args.k8s_namespace}/{on_volume.job_name}/{index}")
-        say(f"created: kubectl --namespace={self.args.k8s_namespace} get job {on_volume.job_name}")
+        write_runs(self.sweep, on_volume.job_name, names * self.options.nodes)
+        return [manifest, service_manifest(manifest)] if self.options.nodes > 1 else [manifest]
 
     def live(self) -> Collection[str]:
         """The runs whose index of a Job that exists has not ended. Of a Job that somebody applied by hand nothing is known."""
@@ -111,9 +130,9 @@ class KubernetesBackend(Backend):
                 _Jobs(self.args.k8s_context).delete(namespace, name)
 
 
-def to_yaml(manifest: Mapping[str, Any]) -> str:
-    """The manifest as `kubectl` reads it."""
-    return yaml.safe_dump(manifest, sort_keys=False, width=120)
+def to_yaml(*manifests: Mapping[str, Any]) -> str:
+    """Manifests as `kubectl` reads them."""
+    return yaml.safe_dump_all(manifests, sort_keys=False, width=120)
 
 
 def _is_over(job: Mapping[str, Any]) -> bool:
@@ -159,24 +178,37 @@ class _Jobs:
                 config.load_incluster_config()
             except config.ConfigException:
                 raise BackendError(f"no configuration of a cluster: KUBECONFIG, --k8s_context={context}: {exc}") from exc
-        self._api = client.BatchV1Api()
+        self._api, self._core = client.BatchV1Api(), client.CoreV1Api()
         self._client: Any = client
 
-    def create(self, manifest: Mapping[str, Any]) -> None:
-        """Raises BackendError where the cluster refuses."""
-        metadata = manifest["metadata"]
-        self._call("create", metadata["name"], self._api.create_namespaced_job, metadata["namespace"], manifest)
+    def create(self, job: Mapping[str, Any], services: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Creates a Job and Services that go when it goes.
+
+        Raises:
+            BackendError: the cluster refuses; nothing was created.
+        """
+        name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+        created = self._call("create", f"Job {name}", self._api.create_namespaced_job, namespace, job)
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name}
+        for service in services:
+            metadata = {**service["metadata"], "ownerReferences": [{**owner, "uid": created.metadata.uid}]}
+            owned = {**service, "metadata": metadata}
+            try:
+                self._call("create", f"Service {name}", self._core.create_namespaced_service, namespace, owned)
+            except BackendError:
+                self.delete(namespace, name)
+                raise
 
     def read(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The Job as the API has it; None where there is none."""
-        found = self._call("read", name, self._api.read_namespaced_job, name, namespace)
+        found = self._call("read", f"Job {name}", self._api.read_namespaced_job, name, namespace)
         return None if found is None else self._client.ApiClient().sanitize_for_serialization(found)
 
     def delete(self, namespace: str, name: str) -> None:
         """Deletes a Job and its pods, which get SIGTERM; one that is gone already is no fault."""
-        self._call("delete", name, self._api.delete_namespaced_job, name, namespace, propagation_policy="Background")
+        self._call("delete", f"Job {name}", self._api.delete_namespaced_job, name, namespace, propagation_policy="Background")
 
-    def _call(self, verb: str, name: str, method: Any, *values: Any, **options: Any) -> Any:
+    def _call(self, verb: str, what: str, method: Any, *values: Any, **options: Any) -> Any:
         from urllib3.exceptions import HTTPError
 
         try:
@@ -184,6 +216,6 @@ class _Jobs:
         except self._client.ApiException as exc:
             if exc.status == 404 and verb != "create":
                 return None
-            raise BackendError(f"Kubernetes refused to {verb} Job {name}: {_told(exc)}") from exc
+            raise BackendError(f"Kubernetes refused to {verb} {what}: {_told(exc)}") from exc
         except HTTPError as exc:
-            raise BackendError(f"Kubernetes cannot be reached to {verb} Job {name}: {exc}") from exc
+            raise BackendError(f"Kubernetes cannot be reached to {verb} {what}: {exc}") from exc

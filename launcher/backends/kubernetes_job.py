@@ -1,4 +1,7 @@
-"""The manifest of a sweep: one Indexed Job (Kubernetes 1.29 or later), an index for each run. Nothing here talks to a cluster."""
+"""The manifest of a sweep: one Indexed Job (Kubernetes 1.29 or later), an index for each run. Nothing here talks to a cluster.
+
+A run whose ranks are spread over nodes is a Job of its own, an index for each node, with a headless Service for the pods' names.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sf_fixpo.launcher.backend import JobOptions
-from sf_fixpo.launcher.backends.quantity import memory_fault, parse_quantity
+from sf_fixpo.launcher.backends.quantity import memory_fault, parse_quantity, times
+from sf_fixpo.launcher.flags import gpu_of_rank_fault
 from sf_fixpo.launcher.job import HELD, PREEMPTED
 from sf_fixpo.launcher.secret_values import SECRET_VARIABLES
 
@@ -19,6 +23,9 @@ CONTAINER = "training"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # Without it, Kueue admits a Job only when there is room for all of its runs at a time.
 LEAST_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"
+
+# Where the ranks of a run that is spread over nodes meet, in the pod of node 0.
+PORT = 29400
 
 # The least time between SIGTERM and SIGKILL, and what the job gets beyond the time it gives its training.
 _LEAST_GRACE_SECONDS = 45
@@ -47,7 +54,7 @@ class SweepOnVolume:
     Attributes:
         folder: of the sweep, an absolute path, the same in the containers.
         job_name: of the Job.
-        runs: how many it has.
+        runs: how many it has; 1 where a run is spread over nodes.
     """
 
     folder: Path
@@ -80,7 +87,7 @@ def add_manifest_args(parser: argparse.ArgumentParser) -> None:
     }
     for name, (default, meaning) in text.items():
         group.add_argument(f"--{name}", default=default, help=meaning)
-    group.add_argument("--k8s_gpus_per_run", default=1, type=int, help="GPUs of a run; 0: none")
+    group.add_argument("--k8s_gpus_per_run", default=1, type=int, help="GPUs of a run, or rank; 0: none")
     group.add_argument("--k8s_parallelism", default=0, type=int, help="Runs at a time; 0: all that the cluster has room for")
     group.add_argument(
         "--k8s_user",
@@ -105,6 +112,11 @@ def manifest_faults(args: argparse.Namespace) -> list[str]:
         found.append(f"--k8s_user={args.k8s_user}: must be an integer >= 1 (never root), or -1")
     if args.k8s_sub_path.startswith("/") or ".." in args.k8s_sub_path.split("/"):
         found.append(f"--k8s_sub_path={args.k8s_sub_path}: must be relative to the volume's root, without ..")
+    found += gpu_of_rank_fault(args, "k8s_gpus_per_run")
+    if args.nodes > 1 and args.k8s_parallelism > 0:
+        found.append(
+            f"--k8s_parallelism={args.k8s_parallelism}: must be 0 with --nodes={args.nodes}: each run is a Job; use --k8s_queue"
+        )
     found += _amount_faults(args)
     for name, read in (("k8s_node_selector", node_selector), ("k8s_tolerations", tolerations)):
         try:
@@ -203,13 +215,17 @@ def job_manifest(sweep: SweepOnVolume, options: JobOptions, args: argparse.Names
     """
     labels = {"app.kubernetes.io/name": "sf-fixpo", "app.kubernetes.io/component": "training"}
     queue = {QUEUE_LABEL: args.k8s_queue} if args.k8s_queue else {}
-    partial = {LEAST_PARALLELISM: "1"} if args.k8s_queue else {}
+    is_spread = options.nodes > 1
+    partial = {LEAST_PARALLELISM: "1"} if args.k8s_queue and not is_spread else {}
+    pods = options.nodes if is_spread else sweep.runs
     spec: dict[str, Any] = {
         **({"suspend": True} if args.k8s_queue else {}),
         "completionMode": "Indexed",
-        "completions": sweep.runs,
-        "parallelism": min(sweep.runs, args.k8s_parallelism or sweep.runs),
+        "completions": pods,
+        "parallelism": min(pods, args.k8s_parallelism or pods),
         "backoffLimitPerIndex": options.max_retries + _VANISHED_PODS,
+        # without one of its nodes a run is over
+        **({"maxFailedIndexes": 0} if is_spread else {}),
         # only when a pod is gone for good may another one take its place
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
@@ -226,6 +242,27 @@ def job_manifest(sweep: SweepOnVolume, options: JobOptions, args: argparse.Names
             "annotations": {"sf-fixpo/sweep": str(sweep.folder), **partial},
         },
         "spec": spec,
+    }
+
+
+def service_manifest(job: dict[str, Any]) -> dict[str, Any]:
+    """What gives the pods of a run that is spread over nodes their names: `<name>-<index>.<name>`.
+
+    Args:
+        job: of `job_manifest`; the Service has its name.
+    """
+    name, namespace, labels = (job["metadata"][key] for key in ("name", "namespace", "labels"))
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace, "labels": {k: v for k, v in labels.items() if k != QUEUE_LABEL}},
+        "spec": {
+            "clusterIP": "None",
+            "selector": {"batch.kubernetes.io/job-name": name},
+            # pods that start look for each other
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "ranks", "port": PORT}],
+        },
     }
 
 
@@ -262,6 +299,8 @@ def _pod(sweep: SweepOnVolume, options: JobOptions, args: argparse.Namespace) ->
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
+    if options.nodes > 1:
+        pod["subdomain"] = sweep.job_name
     if args.k8s_priority_class:
         pod["priorityClassName"] = args.k8s_priority_class
     if args.k8s_node_selector:
@@ -271,20 +310,26 @@ def _pod(sweep: SweepOnVolume, options: JobOptions, args: argparse.Namespace) ->
     pod["containers"] = [_container(sweep, options, args)]
     pod["volumes"] = [
         {"name": "train-dir", "persistentVolumeClaim": {"claimName": args.k8s_pvc}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": args.k8s_shm_size}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": times(args.k8s_shm_size, options.ranks_per_node)}},
     ]
     return pod
 
 
 def _container(sweep: SweepOnVolume, options: JobOptions, args: argparse.Namespace) -> dict[str, Any]:
-    gpus = {args.k8s_gpu_resource: str(args.k8s_gpus_per_run)} if args.k8s_gpus_per_run else {}
-    memory = {"memory": args.k8s_memory}
+    each = options.ranks_per_node
+    gpus = {args.k8s_gpu_resource: str(args.k8s_gpus_per_run * each)} if args.k8s_gpus_per_run else {}
+    memory, cpu = {"memory": times(args.k8s_memory, each)}, {"cpu": times(args.k8s_cpus_per_run, each)}
     train_dir: dict[str, Any] = {"name": "train-dir", "mountPath": str(sweep.folder.parent)}
     if args.k8s_sub_path:
         train_dir["subPath"] = args.k8s_sub_path
     command = ["-m", "sf_fixpo.launcher.backends.pod", str(sweep.folder), sweep.job_name, *options.to_flags()]
     # a user without an entry in the image's list of users has / as its home
     env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}, {"name": "OMP_NUM_THREADS", "value": "1"}]
+    if options.nodes > 1:
+        env += [
+            {"name": "MASTER_ADDR", "value": f"{sweep.job_name}-0.{sweep.job_name}"},
+            {"name": "MASTER_PORT", "value": str(PORT)},
+        ]
     if args.k8s_secret:
         env += [
             {"name": name, "valueFrom": {"secretKeyRef": {"name": args.k8s_secret, "key": name, "optional": True}}}
@@ -297,7 +342,7 @@ def _container(sweep: SweepOnVolume, options: JobOptions, args: argparse.Namespa
         "command": [args.k8s_python, *command],
         "env": env,
         # no limit of cores: idle ones may be used, and a throttled learner delays everything
-        "resources": {"requests": {"cpu": args.k8s_cpus_per_run, **memory, **gpus}, "limits": {**memory, **gpus}},
+        "resources": {"requests": {**cpu, **memory, **gpus}, "limits": {**memory, **gpus}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [train_dir, {"name": "shm", "mountPath": "/dev/shm"}],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sf_fixpo.launcher.backend import Backend, JobOptions
+from sf_fixpo.launcher.flags import one_machine_fault
 from sf_fixpo.launcher.job import Job
 from sf_fixpo.launcher.sweep import Run, Sweep
 
@@ -45,7 +46,7 @@ class LocalBackend(Backend):
             "--cpus_per_run",
             default=_AUTO,
             type=int,
-            help="Cores that each run has to itself; -1: an equal share, where there is one for each; 0: any core",
+            help="Cores that each run, or rank, has to itself; -1: an equal share, where there is one for each; 0: any core",
         )
 
     @staticmethod
@@ -62,9 +63,15 @@ class LocalBackend(Backend):
         gpus, cores = visible_gpus(), len(cores_in_order())
         if args.num_gpus > len(gpus):
             found.append(f"--num_gpus={args.num_gpus}: this machine has {len(gpus)}")
+        found += one_machine_fault(args, "local", "its runs are on this machine")
         if found:
             return found
-        needed = args.cpus_per_run * max(args.max_parallel, 1)
+        used = len(gpus) if args.num_gpus == _AUTO else args.num_gpus
+        if 0 < used < args.ranks:
+            found.append(
+                f"--ranks={args.ranks}: there are {used} GPU(s) for them, and each rank takes one; --num_gpus=0 trains on CPUs"
+            )
+        needed = args.cpus_per_run * args.ranks * max(args.max_parallel, 1)
         if needed > cores:
             found.append(
                 f"--cpus_per_run={args.cpus_per_run}: {needed} cores are needed for all runs at a time, there are {cores}"
@@ -160,14 +167,17 @@ def slots(args: argparse.Namespace) -> list[tuple[dict[str, str], list[int]]]:
     """
     gpus, cores = visible_gpus(), cores_in_order()
     gpus = gpus if args.num_gpus == _AUTO else gpus[: args.num_gpus]
-    fitting = len(gpus) * args.experiments_per_gpu if gpus else max(1, len(cores) // max(args.cpus_per_run, 1))
+    # what one run takes: a GPU for each of its ranks
+    groups = [",".join(gpus[i : i + args.ranks]) for i in range(0, len(gpus) - args.ranks + 1, args.ranks)]
+    cores_of_run = max(args.cpus_per_run, 1) * args.ranks
+    fitting = len(groups) * args.experiments_per_gpu if gpus else max(1, len(cores) // cores_of_run)
     count = fitting if args.max_parallel == _AUTO else min(args.max_parallel, fitting) if gpus else args.max_parallel
-    each = len(cores) // count if args.cpus_per_run == _AUTO else args.cpus_per_run
+    each = len(cores) // count if args.cpus_per_run == _AUTO else args.cpus_per_run * args.ranks
     made = []
     for number in range(count):
         env = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
         if gpus or args.num_gpus == 0:
-            env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)] if gpus else ""
+            env["CUDA_VISIBLE_DEVICES"] = groups[number % len(groups)] if gpus else ""
         made.append((env, cores[number * each : (number + 1) * each]))
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 _SUFFIXES = {"": 1.0, "m": 1e-3}
 _SUFFIXES |= {letter: 1000.0**power for power, letter in enumerate("kMGTPE", start=1)}
@@ -38,3 +39,9 @@ def memory_fault(flag: str, text: str) -> str | None:
     if amount < 1024**2:
         return f"--{flag}={text}: must be an amount of memory of at least 1Mi, such as 16Gi"
     return None
+
+
+def times(text: str, factor: int) -> str:
+    """What several runs have of which one has `text`, a number and a unit; Slurm's `32G` too. The unit stays."""
+    unit = text.lstrip("0123456789.")
+    return f"{Decimal(text.removesuffix(unit)) * factor}{unit}"

@@ -30,6 +30,7 @@ from sf_fixpo.launcher.backends.quantity import memory_fault, parse_quantity
 from sf_fixpo.launcher.backends.tied import tied
 from sf_fixpo.launcher.claims import HEARTBEAT_LIMIT, holder
 from sf_fixpo.launcher.driver import say
+from sf_fixpo.launcher.flags import gpu_of_rank_fault, one_machine_fault
 from sf_fixpo.launcher.job import HELD
 from sf_fixpo.launcher.secret_values import SECRET_VARIABLES
 from sf_fixpo.launcher.sweep import Run, Sweep
@@ -92,7 +93,8 @@ class RayBackend(Backend):
             found.append(f"--ray_cpus_per_run={cpus:g}: must be a number >= 0")
         if args.ray_memory and (fault := memory_fault("ray_memory", args.ray_memory)):
             found.append(fault)
-        return found
+        found += gpu_of_rank_fault(args, "ray_gpus_per_run", _AUTO)
+        return found + one_machine_fault(args, NAME, "a run is one task, on one node")
 
     def submit(self, runs: Sequence[Run]) -> None:
         """Hands tasks to Ray; connects to the cluster, or starts one, when called first."""
@@ -205,7 +207,7 @@ def resources(args: argparse.Namespace, has_gpus: bool) -> dict[str, float]:
     needed = {"CPU": args.ray_cpus_per_run, "GPU": gpus}
     if args.ray_memory:
         needed["memory"] = parse_quantity(args.ray_memory)
-    return needed
+    return {name: amount * args.ranks for name, amount in needed.items()}
 
 
 def _as_options(needed: Mapping[str, float]) -> dict[str, Any]:

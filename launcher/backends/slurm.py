@@ -27,6 +27,9 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
 from sf_fixpo.launcher.backend import Backend, BackendError, JobOptions
+from sf_fixpo.launcher.backends import slurm_ranks
+from sf_fixpo.launcher.backends.quantity import times
+from sf_fixpo.launcher.flags import gpu_of_rank_fault
 from sf_fixpo.launcher.job import HELD, PREEMPTED, run_job
 from sf_fixpo.launcher.secret_values import description_faults
 from sf_fixpo.launcher.sweep import Run, Sweep
@@ -71,16 +74,22 @@ class SlurmRun:
         sweep: folder of the sweep.
         run: name of the run.
         options: of the job.
+        cpus: cores of each rank, where the run has several.
+        gpus: of each rank, 0 or 1.
     """
 
     sweep: str
     run: str
     options: JobOptions
+    cpus: int = 1
+    gpus: int = 0
 
     def __call__(self) -> None:
         """Runs the run; requeues its job or ends the process with the job's exit status, so that Slurm's records show it."""
         sweep = Sweep.load(self.sweep)
-        status = run_job(sweep, sweep.runs[self.run], self.options)
+        ranks, nodes = self.options.ranks, self.options.nodes
+        starter = None if ranks == 1 else lambda _: slurm_ranks.starter(ranks, nodes, self.cpus, self.gpus)
+        status = run_job(sweep, sweep.runs[self.run], self.options, starter)
         if _comes_back(status):
             # submitit's handler, which `run_job` has put back: it pickles `checkpoint()`, requeues the job and exits
             signal.raise_signal(signal.SIGUSR1)
@@ -146,9 +155,9 @@ class SlurmBackend(Backend):
         group.add_argument("--slurm_partition", default="", help="Partition; default: the cluster's")
         group.add_argument("--slurm_account", default="", help="Account that is charged")
         group.add_argument("--slurm_qos", default="", help="Quality of service")
-        group.add_argument("--slurm_gpus_per_run", default=1, type=int, help="GPUs of each run; 0: none")
-        group.add_argument("--slurm_cpus_per_run", default=8, type=int, help="Cores of each run")
-        group.add_argument("--slurm_mem", default="", help="Memory of each run, such as 32G; default: the cluster's")
+        group.add_argument("--slurm_gpus_per_run", default=1, type=int, help="GPUs of each run, or rank; 0: none")
+        group.add_argument("--slurm_cpus_per_run", default=8, type=int, help="Cores of each run, or rank")
+        group.add_argument("--slurm_mem", default="", help="Memory of each run, or rank, such as 32G; default: the cluster's")
         group.add_argument(
             "--slurm_time",
             default="1-00:00:00",
@@ -188,6 +197,7 @@ class SlurmBackend(Backend):
                 found.append(f"--slurm_{name}={value!r}: must have no white space")
         if args.slurm_mem and not _MEMORY.fullmatch(args.slurm_mem):
             found.append(f"--slurm_mem={args.slurm_mem}: must be a number with K, M, G or T behind it, such as 32G")
+        found += gpu_of_rank_fault(args, "slurm_gpus_per_run")
         return found + _time_faults(args) + _setup_faults(args.slurm_setup) + _extra_faults(args.slurm_extra)
 
     def submit(self, runs: Sequence[Run]) -> None:
@@ -201,35 +211,42 @@ class SlurmBackend(Backend):
             wave = runs[start : start + _LARGEST_ARRAY]
             try:
                 with _outside_any_job():
-                    jobs = executor.submit_array([SlurmRun(str(self.sweep.folder), run.name, self.options) for run in wave])
+                    jobs = executor.submit_array([self._slurm_run(run) for run in wave])
             except (FailedJobError, FailedSubmissionError) as exc:
                 raise BackendError(f"sbatch: {exc}") from exc
             for run, job in zip(wave, jobs, strict=True):
                 self.sweep.record_job(run, NAME, job.job_id)
 
-    def _executor(self) -> submitit.SlurmExecutor:
+    def _slurm_run(self, run: Run) -> SlurmRun:
         args = self.args
+        return SlurmRun(str(self.sweep.folder), run.name, self.options, args.slurm_cpus_per_run, args.slurm_gpus_per_run)
+
+    def _executor(self) -> submitit.SlurmExecutor:
+        args, each = self.args, self.options.ranks_per_node
         executor = submitit.SlurmExecutor(self.sweep.state_folder / NAME, max_num_timeout=_UNLIMITED)
-        optional = ("partition", "account", "qos", "constraint", "exclude", "mem")
+        optional = {name: getattr(args, f"slurm_{name}") for name in ("partition", "account", "qos", "constraint", "exclude")}
+        optional["mem"] = times(args.slurm_mem, each) if args.slurm_mem else ""
+        # the job process is one task on the first node; a step of its own has the ranks
+        alone = [] if self.options.ranks == 1 else ["--nodes=1", "--ntasks=1", "--ntasks-per-node=1", "--overlap"]
         executor.update_parameters(
             job_name=self._job_name,
-            nodes=1,
-            ntasks_per_node=1,
+            nodes=self.options.nodes,
+            ntasks_per_node=each,
             time=to_minutes(args.slurm_time),
             cpus_per_task=args.slurm_cpus_per_run,
-            gpus_per_node=args.slurm_gpus_per_run or None,
+            gpus_per_node=args.slurm_gpus_per_run * each or None,
             array_parallelism=args.slurm_array_parallelism,
             wckey=None,
             stderr_to_stdout=True,
             # since Slurm 22.05 a step takes over neither the job's cores per task nor, with --export=NONE, its environment
-            srun_args=[f"--cpus-per-task={args.slurm_cpus_per_run}", "--export=ALL"],
+            srun_args=[f"--cpus-per-task={args.slurm_cpus_per_run}", "--export=ALL", *alone],
             setup=[*args.slurm_setup, "export SUBMITIT_PREEMPT_SIGNAL=USR1"],
             additional_parameters={
                 **{key: value if has_value else True for key, has_value, value in map(_split_extra, args.slurm_extra)},
                 "requeue": True,
                 "signal": f"USR1@{args.slurm_signal_delay}",
             },
-            **{name: value for name in optional if (value := getattr(args, f"slurm_{name}"))},
+            **{name: value for name, value in optional.items() if value},
         )
         return executor
 

@@ -198,7 +198,11 @@ class Divergence:
         """`kl_statistic` per multiplier: [T] and which of them have a state."""
         if self.together is None:
             return kl_statistic(kl, mask, self.stat, task_ids, self.num_tasks)
-        return from_parts(self.together(kl_parts(kl, mask, self.stat, task_ids, self.num_tasks), self.stat), self.stat)
+        return from_parts(self.together(self.own_parts(kl, mask, task_ids), self.stat), self.stat)
+
+    def own_parts(self, kl: Tensor, mask: Tensor | None, task_ids: Tensor | None = None) -> Tensor:
+        """[2, T] this learner's part of `statistic`: `kl_parts`."""
+        return kl_parts(kl, mask, self.stat, task_ids, self.num_tasks)
 
     def largest(self, sets: Sequence[tuple[Tensor, Tensor | None, Tensor | None]]) -> Tensor:
         """Of each set of states (kl, mask, task_ids) the largest statistic of a multiplier, [sets]; of all learners at once."""

@@ -20,7 +20,7 @@ from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
-from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
+from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, from_parts
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
@@ -128,6 +128,7 @@ class Improvement:
         spared: Collection[Tensor] = (),
         skip: Tensor | None = None,
         valids: Tensor | None = None,
+        kl_parts: Tensor | None = None,
     ) -> Tensor:
         """Backward, clipping and one Adam step; parameters that the loss does not reach keep no gradient, and Adam skips them.
 
@@ -138,6 +139,7 @@ class Improvement:
             spared: parameters that stay as they are although the loss may reach them.
             skip: bool, whether the step is none, bit for bit; the device knows. None: it is one. Fused Adam alone can do that.
             valids: [B] bool, of the minibatch, where several learners average their gradients.
+            kl_parts: `Divergence.own_parts`, which go with the gradients and become those of all learners.
 
         Returns:
             The norm of the gradient before clipping.
@@ -148,7 +150,7 @@ class Improvement:
         for parameter in spared:
             parameter.grad = None
         if isinstance(self.ranks, Ranks) and valids is not None:
-            loss = self.ranks.average_gradients(self._parameters, loss, valids.sum())
+            loss = self.ranks.average_gradients(self._parameters, loss, valids.sum(), kl_parts, self.divergence.stat)
         if self._cfg.max_grad_norm > 0:
             norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)
         else:
@@ -165,9 +167,24 @@ class Improvement:
         progress.bad = progress.bad | bad
         return norm
 
-    def _step_beta(self, kl: Tensor, minibatch: AttrDict, skip: Tensor | None = None) -> Tensor:
-        """One step on L_beta with the divergence of before theta's step, or none where `skip`; returns its statistic [T]."""
-        statistic, present = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)
+    def _own_parts(self, kl: Tensor, minibatch: AttrDict) -> Tensor | None:
+        """Of the divergence's statistic, where several learners put it together; else None."""
+        several = isinstance(self.ranks, Ranks)
+        return self.divergence.own_parts(kl, minibatch.valids, minibatch.beta_ids) if several else None
+
+    def _step_beta(self, kl: Tensor, minibatch: AttrDict, skip: Tensor | None = None, kl_parts: Tensor | None = None) -> Tensor:
+        """One step on L_beta with the divergence of before theta's step, or none where `skip`; returns its statistic [T].
+
+        Args:
+            kl: [B] of the minibatch.
+            minibatch: `Batch.minibatch`.
+            skip: bool, whether the step is none.
+            kl_parts: of all learners, where there are several.
+        """
+        if kl_parts is None:
+            statistic, present = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)
+        else:
+            statistic, present = from_parts(kl_parts, self.divergence.stat)
         present = present if skip is None else present & ~skip
         self.multiplier.step(statistic, present, self._fixpo.eps_kl, self._fixpo.c_beta)
         return statistic
@@ -239,8 +256,9 @@ class Improvement:
         minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
         loss, parts = self.losses(minibatch, num_invalids)
         learning_rate = progress.learning_rate
-        grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids)
-        statistic = self._step_beta(parts["kl"], minibatch)
+        kl_parts = self._own_parts(parts["kl"], minibatch)
+        grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids, kl_parts=kl_parts)
+        statistic = self._step_beta(parts["kl"], minibatch, kl_parts=kl_parts)
         kl_mean = masked_mean(parts["kl"], minibatch.valids)
         if isinstance(self.ranks, Ranks) and self._cfg.lr_schedule.startswith("kl_adaptive"):
             kl_mean = self.ranks.mean(kl_mean, minibatch.valids.sum())
@@ -282,8 +300,9 @@ class Improvement:
             rate = learning_rate * slots.scale
             if rate.device.type != "cpu":  # whose kernels take a rate of their own precision only
                 rate = rate.float()
-        self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids)
-        progress.note_step("fixup", self._step_beta(kl, minibatch, skip), self.multiplier.beta, skip)
+        kl_parts = self._own_parts(kl, minibatch)
+        self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids, kl_parts=kl_parts)
+        progress.note_step("fixup", self._step_beta(kl, minibatch, skip, kl_parts), self.multiplier.beta, skip)
 
     def drop_first_moments(self) -> None:
         """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""

@@ -125,22 +125,40 @@ class Ranks(Alone):
         self._wait(self._device.allgather([rows], [numbers]))
         return torch.stack(rows)
 
-    def average_gradients(self, parameters: Sequence[Tensor], loss: Tensor, weight: Tensor) -> Tensor:
+    def average_gradients(
+        self, parameters: Sequence[Tensor], loss: Tensor, weight: Tensor, parts: Tensor | None = None, stat: str = "max"
+    ) -> Tensor:
         """Gives every parameter that has a gradient the mean over all ranks, by weight; one exchange.
 
         Args:
             parameters: the same on all ranks, and with a gradient on all or on none.
             loss: scalar.
             weight: of this rank: its valid samples. Where it is 0, nothing of this rank counts, whatever it is.
+            parts: become what `statistic` would make of them, in the same exchange.
+            stat: theirs.
 
         Returns:
             The mean loss; no number where any rank's is none.
         """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = self.mean(torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)]), weight)
+        own = torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)])
+        numbers = [torch.where(weight > 0, own * weight, 0.0), weight.to(own.dtype).reshape(1)]
+        if parts is not None:
+            numbers.append(self._placed(parts) if stat == "max" else parts.reshape(-1))
+        sums = self._reduce(torch.cat(numbers), ReduceOp.SUM)
+        flat, total, together = sums.split([len(own), 1, len(sums) - len(own) - 1])
+        flat = flat / total.clamp_min(1)
         for gradient, part in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
+        if parts is not None:
+            parts.copy_((together.view(self.count, -1).amax(0) if stat == "max" else together).view_as(parts))
         return flat[-1]
+
+    def _placed(self, numbers: Tensor) -> Tensor:
+        """[R * n] n numbers in this rank's place, zeros in the others': added up, they are the numbers of all ranks, exactly."""
+        places = numbers.new_zeros(self.count, numbers.numel())
+        places[self.number] = torch.where(numbers.isnan(), torch.inf, numbers).reshape(-1)
+        return places.reshape(-1)
 
     # -- whole tensors and objects --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""An API server with as much of Kubernetes as Jobs need, over HTTP, for tests: it validates, stores, returns and deletes them.
+"""An API server with as much of Kubernetes as Jobs and their Services need, over HTTP, for tests: it validates and stores them.
 
 No cluster is needed for what a client sends and how it takes the answers; what a cluster does with a Job is not here.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-PREFIX = "/apis/batch/v1/namespaces/"
+PREFIXES = {"/apis/batch/v1/namespaces/": "jobs", "/api/v1/namespaces/": "services"}
 TOKEN = "t0ken-of-the-kubeconfig"
 VERSION = "1.33"
 
@@ -26,8 +26,10 @@ class KubeApi(ThreadingHTTPServer):
 
     Attributes:
         jobs: "namespace/name" -> the Job.
+        services: the same of Services; they are gone when the Job is that owns them.
         requests: "METHOD path" of everything that was asked.
         refusal: (status, message) with which every creation is answered; None: none.
+        refused: what is not refused is created.
     """
 
     daemon_threads = True
@@ -35,8 +37,10 @@ class KubeApi(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.services: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.refusal: tuple[int, str] | None = None
+        self.refused = ("jobs", "services")
 
     def write_kubeconfig(self, path: Path) -> None:
         named = {
@@ -51,42 +55,48 @@ class _Handler(BaseHTTPRequestHandler):
     server: KubeApi
 
     def do_POST(self) -> None:
-        namespace = self._place()[0]
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        key = f"{namespace}/{job['metadata']['name']}"
-        if self.server.refusal is not None:
+        kind, namespace = self._place()
+        made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = getattr(self.server, kind)
+        key = f"{namespace}/{made['metadata']['name']}"
+        if self.server.refusal is not None and kind in self.server.refused:
             self._refuse(*self.server.refusal)
-        elif key in self.server.jobs:
-            self._refuse(409, f'jobs.batch "{job["metadata"]["name"]}" already exists')
+        elif key in known:
+            self._refuse(409, f'{kind} "{made["metadata"]["name"]}" already exists')
         else:
             try:
-                kubernetes_validate.validate(job, VERSION, strict=True)
+                kubernetes_validate.validate(made, VERSION, strict=True)
             except kubernetes_validate.ValidationError as exc:
                 self._refuse(422, exc.message)
                 return
-            self.server.jobs[key] = {**job, "status": {}}
-            self._answer(201, self.server.jobs[key])
+            known[key] = {**made, "metadata": {**made["metadata"], "uid": f"uid-of-{key}"}, "status": {}}
+            self._answer(201, known[key])
 
     def do_GET(self) -> None:
-        key = "/".join(self._place())
-        if key in self.server.jobs:
-            self._answer(200, self.server.jobs[key])
+        kind, *key = self._place()
+        if found := getattr(self.server, kind).get("/".join(key)):
+            self._answer(200, found)
         else:
             self._refuse(404, "not found")
 
     def do_DELETE(self) -> None:
-        key = "/".join(self._place())
-        if self.server.jobs.pop(key, None) is None:
+        kind, *key = self._place()
+        gone = getattr(self.server, kind).pop("/".join(key), None)
+        if gone is None:
             self._refuse(404, "not found")
         else:
+            owners = {name: made["metadata"].get("ownerReferences", []) for name, made in self.server.services.items()}
+            for name in [name for name, of in owners.items() if any(o["uid"] == gone["metadata"]["uid"] for o in of)]:
+                del self.server.services[name]
             self._answer(200, {"apiVersion": "v1", "kind": "Status", "status": "Success"})
 
     def _place(self) -> tuple[str, ...]:
-        """Namespace and, but for a creation, name."""
+        """Kind, namespace and, but for a creation, name."""
         self.server.requests.append(f"{self.command} {self.path}")
-        namespace, jobs, *name = self.path.partition("?")[0].removeprefix(PREFIX).split("/")
-        assert jobs == "jobs"
-        return (namespace, *name)
+        prefix = next(prefix for prefix in PREFIXES if self.path.startswith(prefix))
+        namespace, kind, *name = self.path.partition("?")[0].removeprefix(prefix).split("/")
+        assert kind == PREFIXES[prefix]
+        return (kind, namespace, *name)
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         if self.headers["Authorization"] != f"Bearer {TOKEN}":

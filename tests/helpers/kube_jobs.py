@@ -10,6 +10,7 @@ import kubernetes_validate
 import yaml
 
 from sf_fixpo.launcher.backends.kubernetes import KubernetesBackend
+from sf_fixpo.launcher.flags import add_job_args
 
 VERSIONS = ["1.30", "1.33", ".".join(kubernetes_validate.latest_version().split(".")[:2])]
 
@@ -37,6 +38,7 @@ ALL = [
 
 def args_of(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_job_args(parser)
     KubernetesBackend.add_args(parser)
     return parser.parse_args(flags)
 

@@ -12,6 +12,7 @@ from programs import REPO, json_lines
 
 from sf_fixpo.launcher.backend import Backend, JobOptions, job_command
 from sf_fixpo.launcher.backends.local import LocalBackend
+from sf_fixpo.launcher.flags import add_job_args
 from sf_fixpo.launcher.sweep import Run, RunState, Sweep
 
 QUICK = REPO / "tests" / "helpers" / "sweep_run.py"
@@ -60,6 +61,7 @@ def local_backend(sweep: Sweep, *flags: str, options: JobOptions | None = None) 
 
 def local_args(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_job_args(parser)
     LocalBackend.add_args(parser)
     return parser.parse_args(flags)
 

@@ -1,4 +1,4 @@
-"""Several ranks in one process: each a thread with a learner of its own, which exchange numbers by gloo as processes do."""
+"""Several ranks in one process, each a thread, for what they say to each other; `rank_processes` is for what they reckon."""
 
 from __future__ import annotations
 

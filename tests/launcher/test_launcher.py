@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 from launching import local_args, local_backend, make_sweep, states
@@ -316,10 +317,12 @@ def test_stopping_what_has_not_started_starts_nothing(tmp_path, capsys):
 
 def test_the_command_of_a_job_holds_every_option(tmp_path):
     made = make_sweep(tmp_path, a=[])
-    options = JobOptions(max_retries=3, run_timeout=60.0, secrets_file="/s")
+    options = JobOptions(max_retries=3, run_timeout=60.0, secrets_file="/s", ranks=4, nodes=2)
     argv = job_command(made, made.runs["a"], options, python="py")
     assert argv[:5] == ["py", "-m", "sf_fixpo.launcher.job", str(tmp_path), "a"]
-    assert argv[5:] == ["--max_retries=3", "--run_timeout=60.0", "--stop_timeout=45.0", "--secrets_file=/s"]
+    flags = ["--max_retries=3", "--run_timeout=60.0", "--stop_timeout=45.0", "--secrets_file=/s", "--ranks=4", "--nodes=2"]
+    assert argv[5:] == flags
+    assert job.read_arguments(argv[3:]) == (ANY, made.runs["a"], options)
 
 
 # --- status

@@ -22,6 +22,7 @@ from sf_fixpo.launcher.backend import JobOptions, job_command
 from sf_fixpo.launcher.backends.ray import RayBackend, address, resources, run_in_task
 from sf_fixpo.launcher.backends.tied import tied
 from sf_fixpo.launcher.claims import RUN_MARK, claim, holder
+from sf_fixpo.launcher.flags import add_job_args
 from sf_fixpo.launcher.job import PREEMPTED
 from sf_fixpo.launcher.sweep import Run, Sweep
 
@@ -34,6 +35,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32}
 
 def args_of(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_job_args(parser)
     RayBackend.add_args(parser)
     return parser.parse_args(flags)
 

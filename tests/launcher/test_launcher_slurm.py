@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from fake_slurm import FakeSlurm, args_of
 from launching import make_sweep, quick_run, starts, statuses, steps_logged, wait_until
 from programs import REPO
 
@@ -21,47 +20,6 @@ from sf_fixpo.launcher.claims import claim
 from sf_fixpo.launcher.sweep import Run, Sweep
 
 KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form of a W&B key
-
-
-def args_of(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.set_defaults(stop_timeout=45.0)
-    SlurmBackend.add_args(parser)
-    return parser.parse_args(flags)
-
-
-class FakeSlurm:
-    """Slurm's programs, which write down how they were called and answer what the test wants."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir()
-        for name in PROGRAMS:
-            program = folder / name
-            program.write_text(
-                f'#!/bin/sh\ncd "{folder}"\necho {name} "$@" >> calls\nenv > {name}.env\n'
-                f"if [ -f {name}.err ]; then cat {name}.err >&2; exit 1; fi\n"
-                f"if [ -f {name}.out ]; then cat {name}.out; fi\n"
-            )
-            program.chmod(0o755)
-        self.answer("sbatch", "Submitted batch job 12\n")
-
-    def answer(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.out").write_text(text)
-
-    def refuse(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.err").write_text(text)
-
-    def recover(self, name: str) -> None:
-        (self.folder / f"{name}.err").unlink()
-
-    def calls(self, name: str) -> list[str]:
-        lines = (self.folder / "calls").read_text().splitlines() if (self.folder / "calls").exists() else []
-        return [line for line in lines if line.split()[0] == name]
-
-    def env(self, name: str) -> dict[str, str]:
-        lines = (self.folder / f"{name}.env").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @pytest.fixture

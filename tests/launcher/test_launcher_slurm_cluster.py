@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import psutil
 import pytest
 import torch
 from launching import make_sweep, starts, states, statuses, steps_logged, wait_until
@@ -133,3 +134,53 @@ def test_a_detached_launcher_leaves_and_scancel_is_final(tmp_path, cluster):
         assert launcher.wait(60) == 1, launcher.report()
     assert statuses(sweep) == {"a": "stopped", "b": "finished"}
     assert steps_logged(sweep, "a") == list(range(100, 100 * len(steps_logged(sweep, "a")) + 1, 100))
+
+
+def test_the_ranks_of_a_run_are_tasks_of_its_job(tmp_path, cluster):
+    flags = (*SERIAL, "--train_for_env_steps=7680")
+    command = ("python", "-m", "sf_fixpo.train", f"--train_dir={tmp_path}/s", "--experiment=a", *flags)
+    sweep = Sweep.create(tmp_path / "s", [Run("a", command, "a")])
+    experiment = sweep.folder / "a"
+    with resume(tmp_path, cluster, sweep, "--ranks=2", "--max_retries=1") as launcher:
+        launcher.wait_until(lambda: len(rows_of(experiment)) >= 15, timeout=180)
+        ranks = [process for process in launcher_ranks(cluster) if process.environ()["SLURM_PROCID"] == "1"]
+        ranks[0].kill()
+        assert launcher.wait(300) == 0, launcher.report()
+    state = states(sweep)["a"]
+    assert (state.status, state.attempt, state.failures) == ("finished", 2, 1)
+    rows = json_lines(experiment / "updates.jsonl")
+    assert rows[-1]["env_steps"] >= 7680
+    assert all(len(row["ranks"]) == 2 for row in rows)
+    assert cluster.show(sweep.job_of(sweep.runs["a"], "slurm") or "")["JobState"] == "COMPLETED"
+
+
+def launcher_ranks(cluster):
+    """The programs of ranks on the cluster, oldest first."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if environment.get("SLURM_CONF") == cluster.env["SLURM_CONF"] and "RANK" in environment:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def test_ranks_that_are_signalled_before_the_time_limit_save_and_go_on(tmp_path, cluster):
+    sweep = make_sweep(tmp_path / "ranks", a=["--updates=9999", "--pace=0.1"])
+    run, log = sweep.runs["a"], sweep.log_path(sweep.runs["a"])
+    with resume(tmp_path, cluster, sweep, "--ranks=2") as launcher:
+        launcher.wait_until(lambda: len(starts(sweep, "a")) == 2 and len(steps_logged(sweep, "a")) > 4)
+        job = sweep.job_of(run, "slurm") or ""
+        cluster.call("scancel", "--signal=USR1", job)
+        launcher.wait_until(lambda: cluster.states()[job] == "PENDING", timeout=60)
+        assert (sweep.state(run).status, sweep.state(run).exit_code) == ("queued", 75)
+        launcher.wait_until(lambda: len(starts(sweep, "a")) == 4, timeout=60)
+        with started(tmp_path / "stop", "-m", "sf_fixpo.launcher.stop", str(sweep.folder), env=cluster.env) as stop:
+            assert stop.wait(60) == 0, stop.report()
+        assert launcher.wait(60) == 1, launcher.report()
+    assert sweep.state(run).status == "stopped"
+    assert log.read_text().count("heard SIGUSR1") >= 2
+    wait_until(lambda: job not in cluster.states())
+    assert not launcher_ranks(cluster)
