@@ -130,7 +130,7 @@ def _step(shape: str, captured: bool) -> tuple[Callable[[], Any], Callable[[], T
     def step() -> None:
         for parameter in parameters:
             parameter.grad = None
-        improvement.losses(minibatch, 0)[0].backward()
+        improvement.losses(minibatch)[0].backward()
         learner.candidate.model.last_action_distribution = None  # which holds the graph, and with it the stream it was made in
         torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         adam.step()

@@ -145,6 +145,12 @@ class FixPOConfig:
         allowed="an integer >= -1",
         valid=lambda value: value >= -1,
     )
+    encoder_dtype: str = flag(
+        "float32",
+        "In what encoders of a primary step compute: bfloat16 by autocast, weights stay float32. Fixup steps, checks and what "
+        "actors run are float32 in any case",
+        choices=("float32", "bfloat16"),
+    )
     max_rollbacks: int = flag(
         10,
         "Updates in a row undone by a value that is not finite before the run stops",

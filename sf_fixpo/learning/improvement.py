@@ -5,7 +5,7 @@ Shapes: B samples of a minibatch, A action parameters, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
 _RATIO_MIN, _RATIO_MAX = 0.05, 20.0
+_EXPLORATION_KL_MAX = 30.0  # so does it with the divergence from the uniform policy, nats
 
 # Visits between two reads on an accelerator. Most fixup phases take fewer steps; a visit too many costs a forward and a backward
 # pass, a read the time until the host has asked for new work.
@@ -93,22 +94,21 @@ class Improvement:
         self.policy_parameters: Collection[Tensor] = self._parameters
         self.ranks: Alone = ALONE
 
-    def configure(self, fixpo: FixPOConfig, divergence: Divergence, exploration: Callable[..., Any]) -> None:
+    def configure(self, fixpo: FixPOConfig, divergence: Divergence) -> None:
         """Takes settings that may have changed since the last update.
 
         Args:
             fixpo: the settings of FixPO.
             divergence: as they say.
-            exploration: sample-factory's loss for exploration, (distribution, valids, number of invalid samples) -> scalar.
         """
-        self._fixpo, self.divergence, self._exploration = fixpo, divergence, exploration
+        self._fixpo, self.divergence = fixpo, divergence
 
     @property
     def penalty(self) -> Tensor:
         """[T] what L_KL is multiplied by: the sum of both multipliers."""
         return self.multiplier.beta + self.mean_multiplier.beta
 
-    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """Called once an update, before its first epoch; nothing for FixPO."""
 
     def finish(self, batch: Batch, progress: Progress, verifier: Verifier) -> None:
@@ -202,12 +202,26 @@ class Improvement:
         """
         return kl_penalty(kl, minibatch.valids, self.penalty, minibatch.beta_ids)
 
-    def losses(self, minibatch: AttrDict, num_invalids: int) -> tuple[Tensor, dict[str, Any]]:
+    def _exploration(self, distribution: Any, valids: Tensor | None) -> Tensor | float:
+        """sample-factory's loss for exploration, without its questions to the host.
+
+        Args:
+            distribution: of B states, with gradient.
+            valids: [B] bool; None: all.
+        """
+        coefficient = self._cfg.exploration_loss_coeff
+        if coefficient == 0.0:
+            return 0.0
+        if self._cfg.exploration_loss == "entropy":
+            return -coefficient * masked_mean(distribution.entropy(), valids)
+        apart = masked_mean(distribution.symmetric_kl_with_uniform_prior(), valids)
+        return coefficient * torch.where(apart.isfinite(), apart, 0.0).clamp(max=_EXPLORATION_KL_MAX)
+
+    def losses(self, minibatch: AttrDict) -> tuple[Tensor, dict[str, Any]]:
         """L_theta = L_pi + L_VF + beta * L_KL (+ exploration) of a minibatch, and its parts.
 
         Args:
             minibatch: `Batch.minibatch`.
-            num_invalids: of the whole batch.
 
         Returns:
             The loss, with gradient, and by name what it is made of: losses, and `kl` [B], `ratio` [B], `values` [B],
@@ -215,7 +229,8 @@ class Improvement:
         """
         model, valids = self.candidate.model, minibatch.valids
         at_once = self.candidate.samples_at_once(minibatch.obs)
-        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
+        dtype = getattr(torch, self._fixpo.encoder_dtype)
+        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once, dtype)
         parameters = outputs["action_logits"]
         distribution, values = self._distribution(parameters, minibatch), outputs["values"].reshape(-1)
         ratio = self.likelihood_ratio(distribution, minibatch)
@@ -227,17 +242,17 @@ class Improvement:
             "value_loss": self._cfg.value_loss_coeff
             * value_loss(values, targets, valids, minibatch["values"], self._cfg.ppo_clip_value),
             "kl_loss": self._penalty(kl, parameters, minibatch),
-            "exploration_loss": self._exploration(distribution, valids, num_invalids),
+            "exploration_loss": self._exploration(distribution, valids),
         }
         loss: Any = sum(parts.values())
         parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
         return loss, parts | {"distribution": distribution}
 
-    def primary_step(self, progress: Progress, batch: Batch, part: Part, num_invalids: int) -> Tensor:
+    def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
         """One step on L_theta, then one on L_beta; returns the mean divergence."""
         self.candidate.model.train()
         minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
-        loss, parts = self.losses(minibatch, num_invalids)
+        loss, parts = self.losses(minibatch)
         learning_rate = progress.learning_rate
         grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids)
         statistic = self._step_beta(parts["kl"], minibatch)

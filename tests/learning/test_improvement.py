@@ -54,7 +54,7 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     batch, _ = learner._update
     minibatch = batch.minibatch(slice(0, 32), PRIMARY_KEYS + (VTRACE_KEYS if flags.get("with_vtrace") else GAE_KEYS))
     num_invalids = int((~batch.valids).sum())
-    loss, parts = learner.improvement.losses(minibatch, num_invalids)
+    loss, parts = learner.improvement.losses(minibatch)
 
     stock = make_learner("APPO", shape, train_dir=tmp_path / "b")
     stock.actor_critic.load_state_dict(learner.actor_critic.state_dict())
