@@ -151,6 +151,12 @@ class FixPOConfig:
         "actors run are float32 in any case",
         choices=("float32", "bfloat16"),
     )
+    cuda_graphs: str = flag(
+        "auto",
+        "Gradient steps of the primary phase as CUDA graphs, on a GPU. auto: where the network is made of known classes; on: "
+        "tries any; what cannot be recorded is made step by step, and said. The numbers are the same",
+        choices=("auto", "on", "off"),
+    )
     max_rollbacks: int = flag(
         10,
         "Updates in a row undone by a value that is not finite before the run stops",

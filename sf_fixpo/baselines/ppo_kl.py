@@ -68,6 +68,6 @@ class PPOKL(Improvement):
         """Moves beta by how far the policy went over the whole batch."""
         kl = self.divergence.per_state(verifier.parameters(), batch.bound)
         kl_mean = masked_mean(kl, batch.valids)
-        self.multiplier.beta = adapted(self.multiplier.beta, kl_mean, self.settings.ppo_kl_target)
+        self.multiplier.beta.copy_(adapted(self.multiplier.beta, kl_mean, self.settings.ppo_kl_target))
         progress.method["kl_mean"] = kl_mean.item()
         progress.host_reads += 1

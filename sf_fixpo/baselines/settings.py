@@ -72,7 +72,7 @@ SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig, "PPO_KL": P
 # FixPO's flags that the others heed: the yardstick of a row, what it is measured against and by how many
 _HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "fixup_batch_size", "max_rollbacks", "audit_every"})
 # how FixPO's primary phase is computed, and who has another one
-_OF_THE_PRIMARY_PHASE = frozenset({"encoder_dtype"})
+_OF_THE_PRIMARY_PHASE = frozenset({"encoder_dtype", "cuda_graphs"})
 _ANOTHER_PRIMARY_PHASE = frozenset({"TRPO", "APPO"})
 _APPO_ONLY = ("ppo_clip_ratio", "kl_loss_coeff")
 

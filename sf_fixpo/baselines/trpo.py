@@ -208,7 +208,7 @@ class TRPO(Improvement):
             "grad_norm": grad_norm,
             "kl_divergence": kl_mean,
             "actual_lr": progress.learning_rate,
-            "distribution": distribution,
+            "parameters": outputs["action_logits"],
             "ratio": self.likelihood_ratio(distribution, minibatch),
             "values": values,
         }

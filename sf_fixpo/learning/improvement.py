@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 from sample_factory.utils.attr_dict import AttrDict
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
@@ -21,7 +19,9 @@ from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, polic
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
-from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
+from sf_fixpo.learning.adam import can_leave_out_steps
+from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Bad, Batch, Part, Progress
+from sf_fixpo.learning.graphs import Capture, PrimaryGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
 from sf_fixpo.learning.verification import Verifier
@@ -33,24 +33,6 @@ _EXPLORATION_KL_MAX = 30.0  # so does it with the divergence from the uniform po
 # Visits between two reads on an accelerator. Most fixup phases take fewer steps; a visit too many costs a forward and a backward
 # pass, a read the time until the host has asked for new work.
 CHUNK = 8
-
-
-def _trains_differently(module: nn.Module) -> bool:
-    """Whether one of torch's own modules is another function in training, or remembers what it has seen."""
-    by_mode = isinstance(module, (_DropoutNd, _NormBase, nn.RReLU))
-    return by_mode or (isinstance(module, nn.RNNBase) and module.dropout > 0)
-
-
-def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
-    """Adam as one kernel; numbers differ from the others' only by rounding."""
-    if type(optimizer) is torch.optim.Adam:
-        for group in optimizer.param_groups:
-            group.update(fused=True, foreach=False)
-    # the fused kernel walks parameter and moments side by side in memory: a loaded moment must have its parameter's layout
-    for parameter, state in optimizer.state.items():
-        state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
-        if torch.is_tensor(state["step"]):  # which other kernels keep on the host
-            state["step"] = state["step"].to(parameter.device)
 
 
 class Improvement:
@@ -93,6 +75,7 @@ class Improvement:
         self._parameters = list(candidate.model.parameters())
         self.policy_parameters: Collection[Tensor] = self._parameters
         self.ranks: Alone = ALONE
+        self._graphs: PrimaryGraphs | None = None
 
     def configure(self, fixpo: FixPOConfig, divergence: Divergence) -> None:
         """Takes settings that may have changed since the last update.
@@ -102,6 +85,19 @@ class Improvement:
             divergence: as they say.
         """
         self._fixpo, self.divergence = fixpo, divergence
+        if self._graphs is None and fixpo.cuda_graphs != "off" and self._parameters[0].is_cuda:
+            self.use_graphs()
+        if self._graphs is not None:
+            self._graphs.renew((dict(self._cfg), fixpo, divergence))
+
+    def use_graphs(self, capture: Capture = capture) -> None:
+        """Has primary steps recorded and replayed from now on, where that is possible.
+
+        Args:
+            capture: makes a recording of a step.
+        """
+        tries_any = self._fixpo.cuda_graphs == "on"
+        self._graphs = PrimaryGraphs(self, self._primary, tries_any, capture)
 
     @property
     def penalty(self) -> Tensor:
@@ -122,7 +118,7 @@ class Improvement:
 
     def _descend(
         self,
-        progress: Progress,
+        progress: Progress | Bad,
         loss: Tensor,
         learning_rate: float | Tensor,
         spared: Collection[Tensor] = (),
@@ -225,7 +221,7 @@ class Improvement:
 
         Returns:
             The loss, with gradient, and by name what it is made of: losses, and `kl` [B], `ratio` [B], `values` [B],
-            `adv_std`, `distribution`.
+            `adv_std`, and the action `parameters` [B, A].
         """
         model, valids = self.candidate.model, minibatch.valids
         at_once = self.candidate.samples_at_once(minibatch.obs)
@@ -246,22 +242,34 @@ class Improvement:
         }
         loss: Any = sum(parts.values())
         parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
-        return loss, parts | {"distribution": distribution}
+        return loss, parts | {"parameters": parameters}
 
-    def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
-        """One step on L_theta, then one on L_beta; returns the mean divergence."""
-        self.candidate.model.train()
-        minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
+    def _primary(self, progress: Progress | Bad, minibatch: AttrDict, learning_rate: float | Tensor) -> dict[str, Any]:
+        """One step on L_theta, then one on L_beta: all that the device does, and nothing that the host decides.
+
+        Returns:
+            Its numbers by name, on the device.
+        """
         loss, parts = self.losses(minibatch)
-        learning_rate = progress.learning_rate
         grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids)
         statistic = self._step_beta(parts["kl"], minibatch)
         kl_mean = masked_mean(parts["kl"], minibatch.valids)
+        return {**parts, "grad_norm": grad_norm, "statistic": statistic, "kl_divergence": kl_mean}
+
+    def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
+        """`_primary`, or a replay of it; returns the mean divergence."""
+        self.candidate.model.train()
+        minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
+        learning_rate = progress.learning_rate
+        done = None if self._graphs is None else self._graphs.step(progress, minibatch)
+        if done is None:
+            done = self._primary(progress, minibatch, learning_rate)
+        kl_mean, statistic = done["kl_divergence"], done["statistic"]
         if isinstance(self.ranks, Ranks) and self._cfg.lr_schedule.startswith("kl_adaptive"):
             kl_mean = self.ranks.mean(kl_mean, minibatch.valids.sum())
         progress.primary_steps += 1
         progress.kl_max_primary = torch.maximum(progress.kl_max_primary, statistic.max())
-        progress.last_losses = {**parts, "grad_norm": grad_norm, "kl_divergence": kl_mean, "actual_lr": learning_rate}
+        progress.last_losses = {**done, "kl_divergence": kl_mean, "actual_lr": learning_rate}
         progress.note_step("primary", statistic, self.multiplier.beta)
         return kl_mean
 
@@ -323,8 +331,7 @@ class Improvement:
         chunk = self._fixpo.fixup_chunk
         if chunk < 0:
             chunk = 0 if device.type == "cpu" else CHUNK
-        able = type(self.optimizer) is torch.optim.Adam and not any(map(_trains_differently, self.candidate.model.modules()))
-        return chunk if able else 0
+        return chunk if can_leave_out_steps(self.optimizer, self.candidate.model) else 0
 
     def _on_violation(self) -> None:
         if self._fixpo.fixup_optimizer == "fresh":

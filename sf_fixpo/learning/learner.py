@@ -22,10 +22,11 @@ from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versio
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
+from sf_fixpo.learning.adam import use_fused_adam
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
-from sf_fixpo.learning.improvement import Improvement, use_fused_adam
+from sf_fixpo.learning.improvement import Improvement
 from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.meeting import ON, Meeting
