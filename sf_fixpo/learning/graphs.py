@@ -26,6 +26,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.utils import log
 from torch import Tensor
 
+from sf_fixpo.algorithm.predication import Slots
 from sf_fixpo.learning.batch import Bad, Progress
 from sf_fixpo.learning.networks import SEPARATE, SHARED, takes_channels_last
 from sf_fixpo.learning.unrolling import can_unroll
@@ -127,7 +128,7 @@ class Replays:
         Args:
             step: the step.
             device: of all its tensors.
-            name: of the network, for what is said where it cannot be recorded.
+            name: of the network and the step, for what is said where it cannot be recorded.
             capture: makes a recording.
         """
         self._step, self._device, self._name, self._capture = step, device, name, capture
@@ -191,6 +192,7 @@ class Replays:
             step_alone = self._warm_up(step, before)
             replay = self._capture(step, self._device)
             self.captures += 1
+            self._set_back(before)
             replay()
             self._compare(before, step_alone, self._copies(), read)
         finally:
@@ -240,32 +242,44 @@ class Replays:
             causes.append(context)
         said = [f"{type(cause).__name__}: {(str(cause).splitlines() or ['no reason given'])[0]}" for cause in reversed(causes)]
         self.given_up = "; then ".join(said)
-        log.warning("%s: its gradient steps cannot be CUDA graphs, they are made one by one: %s", self._name, self.given_up)
+        log.warning("%s cannot be CUDA graphs, they are made one by one: %s", self._name, self.given_up)
 
 
-class PrimaryGraphs:
-    """The primary steps of an update as replays.
+class StepGraphs:
+    """The steps of an update as replays: those of the primary phase, and the visits of the fixup phase where the device decides.
 
     Attributes:
-        replays: of the step; None where it is known before that there can be none.
+        primary: replays of the one kind; None where it is known before that there can be none.
+        visits: replays of the other.
     """
 
-    def __init__(self, improvement: Improvement, primary: Callable[..., Results], tries_any: bool, capture: Capture):
+    def __init__(
+        self,
+        improvement: Improvement,
+        primary: Callable[..., Results],
+        fixup: Callable[..., Results],
+        tries_any: bool,
+        capture: Capture,
+    ):
         """Says why where steps cannot be recorded.
 
         Args:
             improvement: whose steps they are.
             primary: (`Bad`, minibatch, learning rate) -> the numbers of a step, which it makes.
+            fixup: (`Bad`, minibatch, learning rate, slots, whether it is known to be outside) -> those of a visit.
             tries_any: whether networks are tried that are not known.
             capture: makes a recording of a step.
         """
-        self._improvement, self._primary = improvement, primary
-        self.replays: Replays | None = None
+        self._improvement, self._primary, self._fixup = improvement, primary, fixup
+        self.primary: Replays | None = None
+        self.visits: Replays | None = None
+        self._slots: Slots | None = None
         self._ready = False
-        model, parameters = improvement.candidate.model, improvement.candidate.model.parameters()
-        name, self._device = type(model).__name__, next(parameters).device
+        model, device = improvement.candidate.model, next(improvement.candidate.model.parameters()).device
+        name, self._device = type(model).__name__, device
         if (reason := self._none(tries_any)) is None:
-            self.replays = Replays(self._step, self._device, name, capture)
+            self.primary = Replays(self._primary_alone, device, f"{name}: its gradient steps", capture)
+            self.visits = Replays(self._visit_alone, device, f"{name}: its fixup steps", capture)
         else:
             log.info("%s: gradient steps are no CUDA graphs: %s", name, reason)
 
@@ -280,15 +294,17 @@ class PrimaryGraphs:
             return "parts of the network are of classes that are not known; --cuda_graphs=on tries it"
         return None
 
-    def renew(self, settings: Any) -> None:
+    def renew(self, settings: Any, slots: Slots) -> None:
         """Called before the steps of an update.
 
         Args:
-            settings: of which a step makes use; the multiplier's and the optimizer's are known.
+            settings: of which a step makes use; the multipliers' and the optimizer's are known.
+            slots: of the fixup phase.
         """
         optimizer, multiplier = self._improvement.optimizer, self._improvement.multiplier
-        self._ready = self.replays is not None and bool(optimizer.state)  # the very first step makes the moments
-        if self.replays is None or not self._ready:
+        self._slots = slots
+        self._ready = self.primary is not None and bool(optimizer.state)  # the very first step makes the moments
+        if self.primary is None or self.visits is None or not self._ready:
             return
         model = self._improvement.candidate.model
         changed = {
@@ -297,36 +313,63 @@ class PrimaryGraphs:
             "beta": [*multiplier.tensors(), self._improvement.mean_multiplier.beta],
         }
         adam = [{key: x for key, x in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups]
-        self.replays.renew((settings, adam, multiplier.lr, multiplier.beta_min, multiplier.beta_max), changed)
+        settings = settings, adam, multiplier.lr, multiplier.beta_min, multiplier.beta_max
+        self.primary.renew(settings, changed)
+        self.visits.renew(settings, {**changed, "what the phase has done": slots.tensors()})
 
-    def step(self, progress: Progress, minibatch: AttrDict) -> Results | None:
+    def primary_step(self, progress: Progress, minibatch: AttrDict) -> Results | None:
         """One step by a replay; None where it has to be made.
 
         Args:
             progress: of the update; is told of a loss or gradient that is not finite.
             minibatch: `Batch.minibatch`.
         """
-        if self.replays is None or not self._ready:
-            return None
         progress.last_losses = {}  # whose graph of autograd's would get into a recording
-        results = self.replays(minibatch, progress.learning_rate, progress.read)
-        for group in self._improvement.optimizer.param_groups:
-            group["lr"] = progress.learning_rate  # a number again: checkpoints hold it
-        if results is None:
-            return None
-        progress.bad = progress.bad | results["bad"]
+        results = self._replayed(self.primary, progress, minibatch, progress.learning_rate)
         # of all numbers this one is asked for when other steps have been made
-        return {**results, "kl_divergence": results["kl_divergence"].clone()}
+        return results and {**results, "kl_divergence": results["kl_divergence"].clone()}
 
-    def _step(self, minibatch: AttrDict, learning_rate: Tensor) -> Results:
-        """The step as it can be recorded: nothing of autograd's is left from before, or stays behind."""
-        model, groups = self._improvement.candidate.model, self._improvement.optimizer.param_groups
+    def visit(self, progress: Progress, minibatch: AttrDict, learning_rate: float, slots: Slots, outside: bool) -> Results | None:
+        """One visit of the fixup phase by a replay; None where it has to be made.
+
+        Args:
+            progress: of the update; is told of a loss or gradient that is not finite.
+            minibatch: `Batch.minibatch`.
+            learning_rate: that the slots scale.
+            slots: of the phase.
+            outside: whether the minibatch is known to be outside.
+        """
+        if slots is not self._slots:
+            return None
+        minibatch = AttrDict(minibatch, bad=progress.bad, outside=torch.full_like(progress.bad, outside))
+        return self._replayed(self.visits, progress, minibatch, learning_rate)
+
+    def _replayed(self, replays: Replays | None, progress: Progress, minibatch: AttrDict, learning_rate: float) -> Results | None:
+        if replays is None or not self._ready:
+            return None
+        results = replays(minibatch, learning_rate, progress.read)
+        for group in self._improvement.optimizer.param_groups:
+            group["lr"] = learning_rate  # a number again: checkpoints hold it
+        if results is not None:
+            progress.bad = progress.bad | results["bad"]
+        return results
+
+    def _primary_alone(self, minibatch: AttrDict, learning_rate: Tensor) -> Results:
         found = Bad(torch.zeros((), dtype=torch.bool, device=self._device))
+        return self._alone(found, self._primary, minibatch, learning_rate)
+
+    def _visit_alone(self, minibatch: AttrDict, learning_rate: Tensor) -> Results:
+        found = Bad(minibatch.bad)
+        return self._alone(found, self._fixup, minibatch, learning_rate, self._slots, minibatch.outside)
+
+    def _alone(self, found: Bad, step: Callable[..., Results], *args: Any) -> Results:
+        """A step as it can be recorded: nothing of autograd's is left from before, or stays behind."""
+        model, groups = self._improvement.candidate.model, self._improvement.optimizer.param_groups
         model.last_action_distribution = None
         try:
             for group in groups:  # torch asks for it in a recording, and warns of it everywhere else
                 group["capturable"] = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-            results = self._primary(found, minibatch, learning_rate)
+            results = step(found, *args)
         finally:
             for group in groups:
                 group["capturable"] = False

@@ -15,20 +15,19 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
-from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
+from sf_fixpo.algorithm.losses import exploration_loss, kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase
 from sf_fixpo.learning.adam import can_leave_out_steps
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Bad, Batch, Part, Progress
-from sf_fixpo.learning.graphs import Capture, PrimaryGraphs, capture
+from sf_fixpo.learning.graphs import Capture, StepGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
 from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
 _RATIO_MIN, _RATIO_MAX = 0.05, 20.0
-_EXPLORATION_KL_MAX = 30.0  # so does it with the divergence from the uniform policy, nats
 
 # Visits between two reads on an accelerator. Most fixup phases take fewer steps; a visit too many costs a forward and a backward
 # pass, a read the time until the host has asked for new work.
@@ -75,7 +74,8 @@ class Improvement:
         self._parameters = list(candidate.model.parameters())
         self.policy_parameters: Collection[Tensor] = self._parameters
         self.ranks: Alone = ALONE
-        self._graphs: PrimaryGraphs | None = None
+        self._graphs: StepGraphs | None = None
+        self._slots: Slots | None = None
 
     def configure(self, fixpo: FixPOConfig, divergence: Divergence) -> None:
         """Takes settings that may have changed since the last update.
@@ -84,20 +84,22 @@ class Improvement:
             fixpo: the settings of FixPO.
             divergence: as they say.
         """
+        device = self._parameters[0].device
+        if self._slots is None or fixpo != self._fixpo:
+            self._slots = Slots(fixpo.limit, fixpo.max_fixup_steps, fixpo.fixup_plateau_steps, device)
         self._fixpo, self.divergence = fixpo, divergence
-        if self._graphs is None and fixpo.cuda_graphs != "off" and self._parameters[0].is_cuda:
+        if self._graphs is None and fixpo.cuda_graphs != "off" and device.type == "cuda":
             self.use_graphs()
         if self._graphs is not None:
-            self._graphs.renew((dict(self._cfg), fixpo, divergence))
+            self._graphs.renew((dict(self._cfg), fixpo, divergence), self._slots)
 
     def use_graphs(self, capture: Capture = capture) -> None:
-        """Has primary steps recorded and replayed from now on, where that is possible.
+        """Has steps recorded and replayed from now on, where that is possible.
 
         Args:
             capture: makes a recording of a step.
         """
-        tries_any = self._fixpo.cuda_graphs == "on"
-        self._graphs = PrimaryGraphs(self, self._primary, tries_any, capture)
+        self._graphs = StepGraphs(self, self._primary, self._fixup, self._fixpo.cuda_graphs == "on", capture)
 
     @property
     def penalty(self) -> Tensor:
@@ -199,19 +201,7 @@ class Improvement:
         return kl_penalty(kl, minibatch.valids, self.penalty, minibatch.beta_ids)
 
     def _exploration(self, distribution: Any, valids: Tensor | None) -> Tensor | float:
-        """sample-factory's loss for exploration, without its questions to the host.
-
-        Args:
-            distribution: of B states, with gradient.
-            valids: [B] bool; None: all.
-        """
-        coefficient = self._cfg.exploration_loss_coeff
-        if coefficient == 0.0:
-            return 0.0
-        if self._cfg.exploration_loss == "entropy":
-            return -coefficient * masked_mean(distribution.entropy(), valids)
-        apart = masked_mean(distribution.symmetric_kl_with_uniform_prior(), valids)
-        return coefficient * torch.where(apart.isfinite(), apart, 0.0).clamp(max=_EXPLORATION_KL_MAX)
+        return exploration_loss(distribution, valids, self._cfg.exploration_loss, self._cfg.exploration_loss_coeff)
 
     def losses(self, minibatch: AttrDict) -> tuple[Tensor, dict[str, Any]]:
         """L_theta = L_pi + L_VF + beta * L_KL (+ exploration) of a minibatch, and its parts.
@@ -261,7 +251,7 @@ class Improvement:
         self.candidate.model.train()
         minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
         learning_rate = progress.learning_rate
-        done = None if self._graphs is None else self._graphs.step(progress, minibatch)
+        done = None if self._graphs is None else self._graphs.primary_step(progress, minibatch)
         if done is None:
             done = self._primary(progress, minibatch, learning_rate)
         kl_mean, statistic = done["kl_divergence"], done["statistic"]
@@ -294,6 +284,22 @@ class Improvement:
         """
         self.candidate.model.train()
         minibatch = batch.minibatch(part, FIXUP_KEYS)
+        done = None
+        if slots is not None and self._graphs is not None:
+            done = self._graphs.visit(progress, minibatch, learning_rate, slots, outside)
+        if done is None:
+            done = self._fixup(progress, minibatch, learning_rate, slots, outside)
+        progress.note_step("fixup", done["statistic"], self.multiplier.beta, done["skip"])
+
+    def _fixup(
+        self,
+        progress: Progress | Bad,
+        minibatch: AttrDict,
+        learning_rate: float | Tensor,
+        slots: Slots | None,
+        outside: bool | Tensor,
+    ) -> dict[str, Any]:
+        """`fixup_step` on a minibatch: all that the device does; its `statistic` [T] and `skip`."""
         model, at_once = self.candidate.model, self.candidate.samples_at_once(minibatch.obs)
         parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
@@ -306,7 +312,7 @@ class Improvement:
             if rate.device.type != "cpu":  # whose kernels take a rate of their own precision only
                 rate = rate.float()
         self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids)
-        progress.note_step("fixup", self._step_beta(kl, minibatch, skip), self.multiplier.beta, skip)
+        return {"statistic": self._step_beta(kl, minibatch, skip), "skip": skip}
 
     def drop_first_moments(self) -> None:
         """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""
@@ -340,7 +346,8 @@ class Improvement:
     def _fixup_by_device(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
         """With one read for every chunk of visits; its weights are those of `_fixup_by_host`."""
         fixpo, device, rate = self._fixpo, batch.valids.device, progress.learning_rate
-        slots = Slots(verifier.limit, fixpo.max_fixup_steps, fixpo.fixup_plateau_steps, device)
+        slots: Any = self._slots
+        slots.reset()
         count = len(verifier.slices)
 
         def read() -> Reading:
