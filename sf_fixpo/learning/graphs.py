@@ -73,9 +73,10 @@ def capture(step: Callable[[], Results], device: torch.device) -> Callable[[], R
     """
     if device.type != "cuda":
         return step
-    graph = torch.cuda.CUDAGraph()
-    # sample-factory's batcher is a thread of the learner's process: what it does meanwhile is no part of this
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    graph, here, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    # the outer one goes back to where we are, as a recording that fails does not; sample-factory's batcher is a thread of the
+    # learner's process: what it does meanwhile is no part of this
+    with torch.cuda.stream(here), torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
         results = step()
 
     def replay() -> Results:
@@ -203,7 +204,8 @@ class Replays:
         """Makes the step some times from the same state; returns where it ends, with everything back where it was."""
         after: dict[str, list[Tensor]] = {}
         on_cuda = self._device.type == "cuda"
-        with torch.random.fork_rng(devices=[self._device] if on_cuda else []), _aside() if on_cuda else nullcontext():
+        aside = _aside(self._device) if on_cuda else nullcontext()
+        with torch.random.fork_rng(devices=[self._device] if on_cuda else []), aside:
             for _ in range(_WARM_UPS):
                 step()
                 after = self._copies()
@@ -379,9 +381,9 @@ class StepGraphs:
 
 
 @contextmanager
-def _aside() -> Iterator[None]:
+def _aside(device: torch.device) -> Iterator[None]:
     """On another stream, before which and after which all is in order."""
-    side, here = torch.cuda.Stream(), torch.cuda.current_stream()
+    side, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     side.wait_stream(here)
     with torch.cuda.stream(side):
         yield

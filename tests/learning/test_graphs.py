@@ -1,6 +1,7 @@
-"""Replayed gradient steps: the ones that are made one by one, bit for bit, on the CPU, where a replay is a call.
+"""Replayed gradient steps: the ones that are made one by one, bit for bit, on the CPU.
 
-What a GPU makes of a recording is seen there alone (`benchmarks.gpu_checks`); here it is everything around it.
+There a replay is a call; `recording` makes one of it that knows nothing but memory, as a graph does. What a GPU makes of a
+recording is seen there alone (`benchmarks.gpu_checks`).
 """
 
 from dataclasses import fields
@@ -12,6 +13,7 @@ import torch
 from busy import BUSY
 from networks import Dropping, registered
 from programs import SERIAL
+from recording import record
 from test_fixup_chunks import state_of
 
 from benchmarks.host_reads import DOOR, HostReads
@@ -53,13 +55,14 @@ def learner_of(folder, space=None, algo="FIXPO", obs_space=None, **flags):
 
 
 class Calls:
-    """A recording as on a CPU, where it is the step itself; counts them."""
+    """Recordings, by default as on a CPU, where they are the step itself; counts their replays."""
 
-    def __init__(self):
+    def __init__(self, capture):
+        self._capture = capture
         self.replays = self.visits = 0
 
     def __call__(self, step, device):
-        replay = capture(step, device)
+        replay = self._capture(step, device)
 
         def counted():
             results = replay()
@@ -70,9 +73,9 @@ class Calls:
         return counted
 
 
-def replaying(learner):
+def replaying(learner, capture=capture):
     """Has a learner's steps replayed; returns the counter."""
-    calls = Calls()
+    calls = Calls(capture)
     configure = learner.improvement.configure
 
     def first(*args):
@@ -101,15 +104,16 @@ def assert_same_state(a, b):
 BY_DEFAULT = {"tuple, shuffled", "lstm", "separate", "invalid", "mean", "chunks, few steps"}
 
 
+@pytest.mark.parametrize("capture", [capture, record], ids=["calls", "recordings"])
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in BY_DEFAULT else pytest.mark.slow) for c in CASES])
-def test_weights_moments_beta_and_rows_are_bit_for_bit_the_same(case, tmp_path):
+def test_weights_moments_beta_and_rows_are_bit_for_bit_the_same(case, capture, tmp_path):
     space, flags, batch_args = CASES[case]
     if case == "bfloat16":  # in which TorchScript's first runs of a process round otherwise than all later ones
         trained(learner_of(tmp_path / "first", space, **flags), 1)
     one_by_one = learner_of(tmp_path / "a", space, **flags)
     rows = trained(one_by_one, **batch_args)
     replayed = learner_of(tmp_path / "b", space, **flags)  # which draws the same numbers from here on
-    calls = replaying(replayed)
+    calls = replaying(replayed, capture)
     assert trained(replayed, **batch_args) == rows
     assert_same_state(one_by_one, replayed)
     replays, visits = replayed.improvement._graphs.primary, replayed.improvement._graphs.visits

@@ -149,7 +149,7 @@ def test_images_encoded_some_at_a_time_give_the_same(share, tmp_path, monkeypatc
     for at_once in (32, 5):
         monkeypatch.setattr("sf_fixpo.learning.policy._IMAGE_VALUES", at_once * 3 * 36 * 36)
         assert learner.candidate.samples_at_once(minibatch.obs) == at_once
-        loss, _ = learner.improvement.losses(minibatch, 0)
+        loss, _ = learner.improvement.losses(minibatch)
         parameters = [parameter for parameter in learner.actor_critic.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters)
         checked = learner.verifier.staged.action_parameters(minibatch.obs, minibatch.rnn_states, None)
@@ -286,7 +286,7 @@ def test_a_loss_that_is_none_is_noted_and_not_forgotten(before, value, after, tm
 def test_the_likelihood_ratio_is_clamped_as_sample_factory_does(tmp_path):
     improvement, batch, _ = begun(tmp_path)
     batch.samples["log_prob_actions"] = torch.linspace(-60.0, 60.0, len(batch))
-    ratio = improvement.losses(batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS), 0)[1]["ratio"]
+    ratio = improvement.losses(batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS))[1]["ratio"]
     assert (ratio.min().item(), ratio.max().item()) == (pytest.approx(0.05), 20.0)
 
 
