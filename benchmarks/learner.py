@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -116,7 +117,9 @@ def _synchronize(device: torch.device) -> None:
 
 def learner_of(algo: str, shape: str, device: str, train_dir: str, graphs: str) -> Learner:
     """A learner of a shape; `graphs` is no flag of stock sample-factory's."""
-    flags = {} if algo == "APPO" or graphs == "on" else {"cuda_graphs": graphs}  # by itself it makes them where it can
+    flags: dict[str, Any] = (
+        {} if algo == "APPO" or graphs == "on" else {"cuda_graphs": graphs}
+    )  # by itself it makes them where it can
     return make_learner(algo, shape, device, train_dir, **flags)
 
 

@@ -1,4 +1,4 @@
-"""What a CUDA graph is, on a CPU: operations are written down with the memory they read and write, and done again from that alone.
+"""What a CUDA graph is, on a CPU: operations are written down with the memory they read and write, and done again from that.
 
 No line of Python that was run while the recording was made is run again. A step that puts a new tensor in the place of an old
 one, or makes a number of the host part of what it computes, comes out of it wrong, as it would of a graph.

@@ -104,16 +104,15 @@ def assert_same_state(a, b):
 BY_DEFAULT = {"tuple, shuffled", "lstm", "separate", "invalid", "mean", "chunks, few steps"}
 
 
-@pytest.mark.parametrize("capture", [capture, record], ids=["calls", "recordings"])
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in BY_DEFAULT else pytest.mark.slow) for c in CASES])
-def test_weights_moments_beta_and_rows_are_bit_for_bit_the_same(case, capture, tmp_path):
+def test_weights_moments_beta_and_rows_are_bit_for_bit_the_same(case, tmp_path):
     space, flags, batch_args = CASES[case]
     if case == "bfloat16":  # in which TorchScript's first runs of a process round otherwise than all later ones
         trained(learner_of(tmp_path / "first", space, **flags), 1)
     one_by_one = learner_of(tmp_path / "a", space, **flags)
     rows = trained(one_by_one, **batch_args)
     replayed = learner_of(tmp_path / "b", space, **flags)  # which draws the same numbers from here on
-    calls = replaying(replayed, capture)
+    calls = replaying(replayed, record)
     assert trained(replayed, **batch_args) == rows
     assert_same_state(one_by_one, replayed)
     replays, visits = replayed.improvement._graphs.primary, replayed.improvement._graphs.visits
@@ -288,6 +287,13 @@ def test_a_replayed_update_hides_no_read(tmp_path):
             assert learner.last_record.host_reads == reads.places[DOOR]
             counts.append(reads.count)
     assert counts == [5, 4], "a recording is compared with the step, which is one more read"
+
+
+@pytest.mark.parametrize("algo", ["TRPO", "APPO"])
+def test_an_algorithm_with_another_primary_phase_refuses_them(algo, tmp_path):
+    argv = [*SERIAL, f"--train_dir={tmp_path}", "--experiment=x", f"--algo={algo}"]
+    with pytest.raises(train.BadInputError, match=f"--cuda_graphs=off: has no effect with --algo={algo}, leave it out"):
+        train.parse_cfg([*argv, "--cuda_graphs=off"])
 
 
 def test_on_a_cpu_they_are_refused_where_they_are_asked_for(tmp_path):
