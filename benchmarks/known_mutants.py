@@ -27,6 +27,8 @@ BY_HAND = (
         "learner.divergence.per_state(previous, batch.behaviour)",
         "learner.divergence.per_state(batch.behaviour, previous)",
     ),
+    ("learning/graphs", "if (settings, places) != self._recorded_with:", "if self._recorded_with is None:"),
+    ("learning/graphs", "[x.detach().clone() for x in tensors]", "[x.detach() for x in tensors]"),
     ("learning/learner", "aim = self.fixpo.limit / self.fixpo.c_beta", "aim = self.fixpo.limit"),
 )
 

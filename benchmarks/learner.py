@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -114,8 +115,16 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def learner_of(algo: str, shape: str, device: str, train_dir: str, graphs: str) -> Learner:
+    """A learner of a shape; `graphs` is no flag of stock sample-factory's."""
+    flags: dict[str, Any] = (
+        {} if algo == "APPO" or graphs == "on" else {"cuda_graphs": graphs}
+    )  # by itself it makes them where it can
+    return make_learner(algo, shape, device, train_dir, **flags)
+
+
 def time_in_turns(
-    shape: str, device: str, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str
+    shape: str, device: str, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str, graphs: str
 ) -> dict[str, Timings]:
     """Trains each algorithm's learner one update at a time, in turns.
 
@@ -125,7 +134,7 @@ def time_in_turns(
     Raises:
         RuntimeError: a learner left a batch out.
     """
-    learners = {algo: make_learner(algo, shape, device, f"{train_dir}/{shape}_{algo}") for algo in algos}
+    learners = {algo: learner_of(algo, shape, device, f"{train_dir}/{shape}_{algo}", graphs) for algo in algos}
     batches = {algo: make_batch(learner, seed=0) for algo, learner in learners.items()}
     timings = {algo: Timings() for algo in algos}
     for round_number in range(warmup + updates):
@@ -152,8 +161,8 @@ def _note(timings: Timings, learner: Learner, seconds: float) -> None:
         timings.host_reads_logged.append(record.host_reads)
 
 
-def measure_alone(algo: str, shape: str, device: str, threads: int) -> tuple[int | None, int]:
-    """Peak memory in bytes and host reads of one learner in this (fresh) process; the first update is a warm-up.
+def measure_alone(algo: str, shape: str, device: str, threads: int, graphs: str) -> tuple[int | None, int]:
+    """Peak memory in bytes and host reads of one learner in this (fresh) process, after two updates to warm up.
 
     On the CPU the peak is the process's resident high-water mark (`VmHWM`; `ru_maxrss` would start at the parent's), which holds
     the libraries too: what differs between two learners is what counts. None where the system does not tell.
@@ -161,10 +170,11 @@ def measure_alone(algo: str, shape: str, device: str, threads: int) -> tuple[int
     quiet()
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as train_dir:
-        learner = make_learner(algo, shape, device, train_dir)
+        learner = learner_of(algo, shape, device, train_dir, graphs)
         batch = make_batch(learner, seed=0)
-        timed_update(learner, batch, seed=0)
-        fill_policy_outputs(learner, batch, seed=1)
+        for seed in range(2):  # the second one records graphs, where there are any
+            timed_update(learner, batch, seed)
+        fill_policy_outputs(learner, batch, seed=2)
         if device == "gpu":
             torch.cuda.reset_peak_memory_stats(learner.device)
         with host_reads(learner) as counter:
@@ -259,6 +269,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", default="dmlab,mujoco", help=f"comma-separated, of: {', '.join(SHAPES)}")
     parser.add_argument("--algos", default="APPO,FIXPO", help=f"comma-separated, of: {', '.join(ALGOS)}")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--graphs", default="on", choices=("on", "off"), help="gradient steps as CUDA graphs, on a GPU")
     parser.add_argument("--updates", type=int, default=7, help="timed updates of each learner (at least 5 for a median)")
     parser.add_argument("--warmup", type=int, default=2, help="updates of each learner that are not timed")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; 1 is what sample-factory's learner process uses")
@@ -298,9 +309,9 @@ def main(argv: list[str] | None = None) -> int:
         if not args.skip_memory:
             for algo in args.algos:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    alone[algo] = pool.submit(measure_alone, algo, shape, args.device, args.threads).result()
+                    alone[algo] = pool.submit(measure_alone, algo, shape, args.device, args.threads, args.graphs).result()
         with tempfile.TemporaryDirectory() as train_dir:
-            timings = time_in_turns(shape, args.device, args.updates, args.warmup, args.algos, train_dir)
+            timings = time_in_turns(shape, args.device, args.updates, args.warmup, args.algos, train_dir, args.graphs)
         rows += make_rows(shape, args.device, timings, alone, args.threads)
     console.print(make_table(rows))
     if args.json:

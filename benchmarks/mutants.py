@@ -62,6 +62,7 @@ TESTS = {
     "learning/policy": [f"{L}policy.py", f"{L}improvement.py", f"{L}batches.py", f"{L}any_network.py"],
     "learning/batch": [f"{L}batch.py", f"{L}improvement.py", f"{L}batches.py", f"{L}learner.py", f"{L}any_network.py"],
     "learning/improvement": [f"{L}improvement.py", f"{L}learner.py", f"{L}batches.py"],
+    "learning/graphs": [f"{L}graphs.py"],
     "learning/statistics": [
         f"{L}statistics.py",
         f"{L}batches.py",

@@ -145,6 +145,18 @@ class FixPOConfig:
         allowed="an integer >= -1",
         valid=lambda value: value >= -1,
     )
+    encoder_dtype: str = flag(
+        "float32",
+        "In what encoders of a primary step compute: bfloat16 by autocast, weights stay float32. Fixup steps, checks and what "
+        "actors run are float32 in any case",
+        choices=("float32", "bfloat16"),
+    )
+    cuda_graphs: str = flag(
+        "auto",
+        "Gradient steps of the primary phase as CUDA graphs, on a GPU. auto: where the network is made of known classes; on: "
+        "tries any; what cannot be recorded is made step by step, and said. The numbers are the same",
+        choices=("auto", "on", "off"),
+    )
     max_rollbacks: int = flag(
         10,
         "Updates in a row undone by a value that is not finite before the run stops",

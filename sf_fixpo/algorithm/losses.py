@@ -8,9 +8,12 @@ nothing cost as much as a layer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_UNIFORM_KL_MAX = 30.0  # nats: sample-factory's, of the mean divergence from the uniform policy
 
 
 def masked_mean(x: Tensor, valids: Tensor | None) -> Tensor:
@@ -162,6 +165,26 @@ def kl_penalty(kl: Tensor, valids: Tensor | None, beta: Tensor | None = None, ta
     beta = beta.detach()
     weight = beta.squeeze(0) if task_ids is None else beta[task_ids]
     return masked_mean(weight * kl, valids)
+
+
+def exploration_loss(distribution: Any, valids: Tensor | None, kind: str, coefficient: float) -> Tensor | float:
+    """sample-factory's loss for exploration, in a form that asks the host nothing; no part of the paper.
+
+    Args:
+        distribution: of B states, with gradient: what has `entropy`, or `symmetric_kl_with_uniform_prior`, nats, [B].
+        valids: [B] bool; None: all.
+        kind: `entropy`, which it rewards, or `symmetric_kl`, which it holds down.
+        coefficient: 0: there is none.
+
+    Returns:
+        Scalar.
+    """
+    if coefficient == 0.0:
+        return 0.0
+    if kind == "entropy":
+        return -coefficient * masked_mean(distribution.entropy(), valids)
+    apart = masked_mean(distribution.symmetric_kl_with_uniform_prior(), valids)
+    return coefficient * torch.where(apart.isfinite(), apart, 0.0).clamp(max=_UNIFORM_KL_MAX)
 
 
 def multiplier_loss(beta: Tensor, kl_stat: Tensor, eps_kl: float, c_beta: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The multipliers, one for all tasks or one per task: the paper's beta of the largest divergence, and one of the mean.
 
-T tasks. Every method is made of tensor operations only, so that on an accelerator no step waits for the host.
+T tasks. Every method is made of tensor operations only, so that on an accelerator no step waits for the host; steps change their
+state in place, so that they can be recorded and replayed.
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ class LagrangeMultiplier:
         exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * grad * grad
         denominator = (exp_avg_sq / (1 - beta2**steps)).sqrt() + self.EPS
         beta = (self.beta - self.lr * (exp_avg / (1 - beta1**steps)) / denominator).clamp(self.beta_min, self.beta_max)
-        self.beta = torch.where(present, beta, self.beta)
-        self.exp_avg = torch.where(present, exp_avg, self.exp_avg)
-        self.exp_avg_sq = torch.where(present, exp_avg_sq, self.exp_avg_sq)
-        self.steps = torch.where(present, steps, self.steps)
+        new = zip(self._STATE, (beta, exp_avg, exp_avg_sq, steps), strict=True)
+        for own, value in ((getattr(self, name), value) for name, value in new):
+            torch.where(present, value, own, out=own)
+
+    def tensors(self) -> list[Tensor]:
+        """Beta and its Adam state, [T] each, which `step` changes in place."""
+        return [getattr(self, name) for name in self._STATE]
 
     def to(self, device: torch.device | str) -> LagrangeMultiplier:
         """Moves the state to a device, in place; returns itself."""
@@ -124,7 +128,7 @@ class MeanMultiplier:
         # a policy that did not move at all gives log 0: the clamp makes it the largest step down
         moved = self.GAIN * (kl_mean / self.target).log().clamp(-1.0, 1.0)
         beta = (self.beta * moved.exp()).clamp(self.BETA_MIN, self.beta_max)
-        self.beta = torch.where(present & kl_mean.isfinite(), beta, self.beta)
+        torch.where(present & kl_mean.isfinite(), beta, self.beta, out=self.beta)
 
     def to(self, device: torch.device | str) -> MeanMultiplier:
         """Moves the state to a device, in place; returns itself."""

@@ -5,7 +5,7 @@ asked for at once; each makes its step only where the minibatch is outside, ther
 learning rates and their end are those of `fixup_phase`, which stays as the form to read and to compare with. A visit that makes
 no step still costs its forward and backward pass: this is for devices that wait for the host longer than that takes.
 
-All state is in tensors without a dimension.
+All state is in tensors without a dimension, which are changed in place: visits can be recorded and replayed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,18 @@ class Slots:
         self.lr_halvings = torch.zeros((), dtype=torch.int64, device=device)
         self.scale = torch.ones((), dtype=torch.float64, device=device)
 
-    def skip(self, statistic: Tensor, bad: Tensor, outside: bool = False) -> Tensor:
+    def tensors(self) -> list[Tensor]:
+        """All state."""
+        return [self._lowest, self._since_lowest, self._stopped, self.steps, self.lr_halvings, self.scale]
+
+    def reset(self) -> None:
+        """Starts at none again."""
+        for tensor in self.tensors():
+            tensor.zero_()
+        self._lowest.fill_(math.inf)
+        self.scale.fill_(1.0)
+
+    def skip(self, statistic: Tensor, bad: Tensor, outside: bool | Tensor = False) -> Tensor:
         """Whether the step on a minibatch is left out; where it is not, it is counted.
 
         Args:
@@ -62,17 +73,18 @@ class Slots:
         """
         value = statistic.detach().double()
         # so that a number that is none is not inside
-        violated = torch.ones_like(bad) if outside else ~(value <= self._limit)
-        self._stopped = self._stopped | bad | (violated & (~value.isfinite() | (self.steps >= self._max_steps)))
+        violated = ~(value <= self._limit) | outside
+        self._stopped |= bad | (violated & (~value.isfinite() | (self.steps >= self._max_steps)))
         step = violated & ~self._stopped
         lower = value < 0.99 * self._lowest
         plateau = ~lower & (self._since_lowest >= self._plateau_steps)
         anew = lower | plateau
-        self._lowest = torch.where(step & anew, value, self._lowest)
-        self._since_lowest = torch.where(step, torch.where(anew, 0, self._since_lowest) + 1, self._since_lowest)
-        self.lr_halvings = self.lr_halvings + (step & plateau)
-        self.scale = torch.where(step & plateau, self.scale / 2, self.scale)
-        self.steps = self.steps + step
+        torch.where(step & anew, value, self._lowest, out=self._lowest)
+        since = torch.where(anew, 0, self._since_lowest) + 1
+        torch.where(step, since, self._since_lowest, out=self._since_lowest)
+        self.lr_halvings += step & plateau
+        torch.where(step & plateau, self.scale / 2, self.scale, out=self.scale)
+        self.steps += step
         return ~step
 
     def counters(self) -> Tensor:

@@ -49,7 +49,7 @@ class KLProjection(Improvement):
         apart = distance(parameters, self._target, minibatch.bound)
         return self.settings.proj_trust_region_coeff * masked_mean(apart, minibatch.valids)
 
-    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """An update that is undone has nothing else to say."""
         progress.method = dict.fromkeys(("mean_part_max", "cov_part_max", "projected_fraction", "kl_max_projected"), 0.0)
 

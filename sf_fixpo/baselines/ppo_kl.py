@@ -12,7 +12,6 @@ Shapes: N samples of the batch, T = 1 multiplier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,11 +55,11 @@ class PPOKL(Improvement):
         super().__init__(*args)
         self.settings = settings
 
-    def configure(self, fixpo: FixPOConfig, divergence: Divergence, exploration: Callable[..., Any]) -> None:
+    def configure(self, fixpo: FixPOConfig, divergence: Divergence) -> None:
         """As `Improvement`; whatever the rows are measured by, the penalty is on D_KL[pi_old, pi_theta]."""
-        super().configure(fixpo, replace(divergence, direction="ref_pi"), exploration)
+        super().configure(fixpo, replace(divergence, direction="ref_pi"))
 
-    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """Notes the beta of this update; the row's `beta` is that of the next."""
         progress.method = {"beta": self.multiplier.beta.item(), "kl_mean": 0.0}
         progress.host_reads += 1
@@ -69,6 +68,6 @@ class PPOKL(Improvement):
         """Moves beta by how far the policy went over the whole batch."""
         kl = self.divergence.per_state(verifier.parameters(), batch.bound)
         kl_mean = masked_mean(kl, batch.valids)
-        self.multiplier.beta = adapted(self.multiplier.beta, kl_mean, self.settings.ppo_kl_target)
+        self.multiplier.beta.copy_(adapted(self.multiplier.beta, kl_mean, self.settings.ppo_kl_target))
         progress.method["kl_mean"] = kl_mean.item()
         progress.host_reads += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sample_factory.algo.learning.learner import Learner
@@ -40,6 +41,9 @@ class BaselineLearner(FixPOLearner):
 
 class TRPOLearner(BaselineLearner):
     """`--algo=TRPO`."""
+
+    def _settings(self) -> FixPOConfig:
+        return replace(super()._settings(), cuda_graphs="off", encoder_dtype="float32")  # it has another primary phase
 
     def _make_improvement(self) -> Improvement:
         return TRPO(*self._parts(), settings=read_settings(TRPOConfig, self.cfg))

@@ -71,6 +71,9 @@ SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig, "PPO_KL": P
 
 # FixPO's flags that the others heed: the yardstick of a row, what it is measured against and by how many
 _HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "fixup_batch_size", "max_rollbacks", "audit_every"})
+# how FixPO's primary phase is computed, and who has another one
+_OF_THE_PRIMARY_PHASE = frozenset({"encoder_dtype", "cuda_graphs"})
+_ANOTHER_PRIMARY_PHASE = frozenset({"TRPO", "APPO"})
 _APPO_ONLY = ("ppo_clip_ratio", "kl_loss_coeff")
 
 Settings = TypeVar("Settings")
@@ -132,6 +135,9 @@ def unheeded_reasons(algo: str) -> dict[str, str]:
     """By flag, why an algorithm has no use for it; of what is in the way of one beside FixPO, and of another's own."""
     reasons = {f.name: f"a setting of --algo={other}" for other in SETTINGS if other != algo for f in fields(SETTINGS[other])}
     if algo in SETTINGS:
-        reasons |= {f.name: "a setting of --algo=FIXPO" for f in fields(FixPOConfig) if f.name not in _HEEDED_BY_ALL}
+        heeded = _HEEDED_BY_ALL | _OF_THE_PRIMARY_PHASE
+        reasons |= {f.name: "a setting of --algo=FIXPO" for f in fields(FixPOConfig) if f.name not in heeded}
         reasons |= dict.fromkeys(_APPO_ONLY, "a setting of --algo=APPO")
+    if algo in _ANOTHER_PRIMARY_PHASE:
+        reasons |= dict.fromkeys(_OF_THE_PRIMARY_PHASE, "a setting of --algo=FIXPO")
     return reasons

@@ -134,24 +134,24 @@ class TRPO(Improvement):
         super().__init__(*args)
         self.settings = settings
 
-    def surrogate(self, batch: Batch, num_invalids: int) -> Surrogate:
+    def surrogate(self, batch: Batch) -> Surrogate:
         """Of the batch: -mean[pi / pi_behaviour * A], and the exploration loss where one is asked for."""
 
         def loss(parameters: Tensor, samples: AttrDict) -> Tensor:
             distribution = distribution_of(self.candidate.model, parameters)
             gain = masked_mean(self.likelihood_ratio(distribution, samples) * samples.advantages, samples.valids)
-            return self._exploration(distribution, samples.valids, num_invalids) - gain
+            return self._exploration(distribution, samples.valids) - gain
 
         parameters = list(self.policy_parameters)
         return Surrogate(self.candidate, parameters, batch, self._cfg.batch_size, self.divergence.spec, loss)
 
-    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """The policy's step, accepted or taken back bit for bit; what it did is in `progress.method`."""
         progress.method = {"accepted": 0.0, "step_scale": 0.0, "kl_mean": 0.0, "kl_max": 0.0, "gain": 0.0, "cg_residual": 0.0}
         with progress.timer.phase("policy"):
             progress.host_reads += 1
             if batch.valids.sum() >= 2:  # the spread of the advantages takes two samples
-                self._natural_step(progress, self.surrogate(batch, num_invalids))
+                self._natural_step(progress, self.surrogate(batch))
 
     def _natural_step(self, progress: Progress, surrogate: Surrogate) -> None:
         settings = self.settings
@@ -187,7 +187,7 @@ class TRPO(Improvement):
         progress.method.update(accepted=float(end.scale > 0.0), step_scale=end.scale, gain=loss - end.loss)
         progress.method.update(kl_mean=end.kl, kl_max=largest)
 
-    def primary_step(self, progress: Progress, batch: Batch, part: Part, num_invalids: int) -> Tensor:
+    def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
         """One step of the critic on L_VF; returns the mean divergence of the policy's own step."""
         self.candidate.model.train()
         minibatch = batch.minibatch(part, PRIMARY_KEYS + GAE_KEYS)
@@ -204,11 +204,11 @@ class TRPO(Improvement):
             "loss": loss,
             "value_loss": loss,
             "kl_loss": 0.0,
-            "exploration_loss": self._exploration(distribution, valids, num_invalids),
+            "exploration_loss": self._exploration(distribution, valids),
             "grad_norm": grad_norm,
             "kl_divergence": kl_mean,
             "actual_lr": progress.learning_rate,
-            "distribution": distribution,
+            "parameters": outputs["action_logits"],
             "ratio": self.likelihood_ratio(distribution, minibatch),
             "values": values,
         }

@@ -188,6 +188,13 @@ class Batch:
 
 
 @dataclass
+class Bad:
+    """Of steps that are no part of an update yet: `bad` of its `Progress`."""
+
+    bad: Tensor
+
+
+@dataclass
 class Progress:
     """How far an update is, and what it has cost.
 

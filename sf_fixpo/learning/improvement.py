@@ -5,23 +5,23 @@ Shapes: B samples of a minibatch, A action parameters, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import torch
 from sample_factory.utils.attr_dict import AttrDict
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
-from sf_fixpo.algorithm.losses import kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
+from sf_fixpo.algorithm.losses import exploration_loss, kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, from_parts
-from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Batch, Part, Progress
+from sf_fixpo.learning.adam import can_leave_out_steps
+from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Bad, Batch, Part, Progress
+from sf_fixpo.learning.graphs import Capture, StepGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
 from sf_fixpo.learning.verification import Verifier
@@ -32,24 +32,6 @@ _RATIO_MIN, _RATIO_MAX = 0.05, 20.0
 # Visits between two reads on an accelerator. Most fixup phases take fewer steps; a visit too many costs a forward and a backward
 # pass, a read the time until the host has asked for new work.
 CHUNK = 8
-
-
-def _trains_differently(module: nn.Module) -> bool:
-    """Whether one of torch's own modules is another function in training, or remembers what it has seen."""
-    by_mode = isinstance(module, (_DropoutNd, _NormBase, nn.RReLU))
-    return by_mode or (isinstance(module, nn.RNNBase) and module.dropout > 0)
-
-
-def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
-    """Adam as one kernel; numbers differ from the others' only by rounding."""
-    if type(optimizer) is torch.optim.Adam:
-        for group in optimizer.param_groups:
-            group.update(fused=True, foreach=False)
-    # the fused kernel walks parameter and moments side by side in memory: a loaded moment must have its parameter's layout
-    for parameter, state in optimizer.state.items():
-        state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
-        if torch.is_tensor(state["step"]):  # which other kernels keep on the host
-            state["step"] = state["step"].to(parameter.device)
 
 
 class Improvement:
@@ -92,23 +74,39 @@ class Improvement:
         self._parameters = list(candidate.model.parameters())
         self.policy_parameters: Collection[Tensor] = self._parameters
         self.ranks: Alone = ALONE
+        self._graphs: StepGraphs | None = None
+        self._slots: Slots | None = None
 
-    def configure(self, fixpo: FixPOConfig, divergence: Divergence, exploration: Callable[..., Any]) -> None:
+    def configure(self, fixpo: FixPOConfig, divergence: Divergence) -> None:
         """Takes settings that may have changed since the last update.
 
         Args:
             fixpo: the settings of FixPO.
             divergence: as they say.
-            exploration: sample-factory's loss for exploration, (distribution, valids, number of invalid samples) -> scalar.
         """
-        self._fixpo, self.divergence, self._exploration = fixpo, divergence, exploration
+        device = self._parameters[0].device
+        if self._slots is None or fixpo != self._fixpo:
+            self._slots = Slots(fixpo.limit, fixpo.max_fixup_steps, fixpo.fixup_plateau_steps, device)
+        self._fixpo, self.divergence = fixpo, divergence
+        if self._graphs is None and fixpo.cuda_graphs != "off" and device.type == "cuda":
+            self.use_graphs()
+        if self._graphs is not None:
+            self._graphs.renew((dict(self._cfg), fixpo, divergence), self._slots)
+
+    def use_graphs(self, capture: Capture = capture) -> None:
+        """Has steps recorded and replayed from now on, where that is possible.
+
+        Args:
+            capture: makes a recording of a step.
+        """
+        self._graphs = StepGraphs(self, self._primary, self._fixup, self._fixpo.cuda_graphs == "on", capture)
 
     @property
     def penalty(self) -> Tensor:
         """[T] what L_KL is multiplied by: the sum of both multipliers."""
         return self.multiplier.beta + self.mean_multiplier.beta
 
-    def begin(self, batch: Batch, progress: Progress, num_invalids: int) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """Called once an update, before its first epoch; nothing for FixPO."""
 
     def finish(self, batch: Batch, progress: Progress, verifier: Verifier) -> None:
@@ -122,7 +120,7 @@ class Improvement:
 
     def _descend(
         self,
-        progress: Progress,
+        progress: Progress | Bad,
         loss: Tensor,
         learning_rate: float | Tensor,
         spared: Collection[Tensor] = (),
@@ -219,20 +217,23 @@ class Improvement:
         """
         return kl_penalty(kl, minibatch.valids, self.penalty, minibatch.beta_ids)
 
-    def losses(self, minibatch: AttrDict, num_invalids: int) -> tuple[Tensor, dict[str, Any]]:
+    def _exploration(self, distribution: Any, valids: Tensor | None) -> Tensor | float:
+        return exploration_loss(distribution, valids, self._cfg.exploration_loss, self._cfg.exploration_loss_coeff)
+
+    def losses(self, minibatch: AttrDict) -> tuple[Tensor, dict[str, Any]]:
         """L_theta = L_pi + L_VF + beta * L_KL (+ exploration) of a minibatch, and its parts.
 
         Args:
             minibatch: `Batch.minibatch`.
-            num_invalids: of the whole batch.
 
         Returns:
             The loss, with gradient, and by name what it is made of: losses, and `kl` [B], `ratio` [B], `values` [B],
-            `adv_std`, `distribution`.
+            `adv_std`, and the action `parameters` [B, A].
         """
         model, valids = self.candidate.model, minibatch.valids
         at_once = self.candidate.samples_at_once(minibatch.obs)
-        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
+        dtype = getattr(torch, self._fixpo.encoder_dtype)
+        outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once, dtype)
         parameters = outputs["action_logits"]
         distribution, values = self._distribution(parameters, minibatch), outputs["values"].reshape(-1)
         ratio = self.likelihood_ratio(distribution, minibatch)
@@ -244,27 +245,39 @@ class Improvement:
             "value_loss": self._cfg.value_loss_coeff
             * value_loss(values, targets, valids, minibatch["values"], self._cfg.ppo_clip_value),
             "kl_loss": self._penalty(kl, parameters, minibatch),
-            "exploration_loss": self._exploration(distribution, valids, num_invalids),
+            "exploration_loss": self._exploration(distribution, valids),
         }
         loss: Any = sum(parts.values())
         parts |= {"loss": loss, "kl": kl.detach(), "ratio": ratio, "values": values, "adv_std": adv_std}
-        return loss, parts | {"distribution": distribution}
+        return loss, parts | {"parameters": parameters}
 
-    def primary_step(self, progress: Progress, batch: Batch, part: Part, num_invalids: int) -> Tensor:
-        """One step on L_theta, then one on L_beta; returns the mean divergence."""
-        self.candidate.model.train()
-        minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
-        loss, parts = self.losses(minibatch, num_invalids)
-        learning_rate = progress.learning_rate
+    def _primary(self, progress: Progress | Bad, minibatch: AttrDict, learning_rate: float | Tensor) -> dict[str, Any]:
+        """One step on L_theta, then one on L_beta: all that the device does, and nothing that the host decides.
+
+        Returns:
+            Its numbers by name, on the device.
+        """
+        loss, parts = self.losses(minibatch)
         kl_parts = self._own_parts(parts["kl"], minibatch)
         grad_norm = self._descend(progress, loss, learning_rate, valids=minibatch.valids, kl_parts=kl_parts)
         statistic = self._step_beta(parts["kl"], minibatch, kl_parts=kl_parts)
         kl_mean = masked_mean(parts["kl"], minibatch.valids)
+        return {**parts, "grad_norm": grad_norm, "statistic": statistic, "kl_divergence": kl_mean}
+
+    def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
+        """`_primary`, or a replay of it; returns the mean divergence."""
+        self.candidate.model.train()
+        minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
+        learning_rate = progress.learning_rate
+        done = None if self._graphs is None else self._graphs.primary_step(progress, minibatch)
+        if done is None:
+            done = self._primary(progress, minibatch, learning_rate)
+        kl_mean, statistic = done["kl_divergence"], done["statistic"]
         if isinstance(self.ranks, Ranks) and self._cfg.lr_schedule.startswith("kl_adaptive"):
             kl_mean = self.ranks.mean(kl_mean, minibatch.valids.sum())
         progress.primary_steps += 1
         progress.kl_max_primary = torch.maximum(progress.kl_max_primary, statistic.max())
-        progress.last_losses = {**parts, "grad_norm": grad_norm, "kl_divergence": kl_mean, "actual_lr": learning_rate}
+        progress.last_losses = {**done, "kl_divergence": kl_mean, "actual_lr": learning_rate}
         progress.note_step("primary", statistic, self.multiplier.beta)
         return kl_mean
 
@@ -289,6 +302,22 @@ class Improvement:
         """
         self.candidate.model.train()
         minibatch = batch.minibatch(part, FIXUP_KEYS)
+        done = None
+        if slots is not None and self._graphs is not None:
+            done = self._graphs.visit(progress, minibatch, learning_rate, slots, outside)
+        if done is None:
+            done = self._fixup(progress, minibatch, learning_rate, slots, outside)
+        progress.note_step("fixup", done["statistic"], self.multiplier.beta, done["skip"])
+
+    def _fixup(
+        self,
+        progress: Progress | Bad,
+        minibatch: AttrDict,
+        learning_rate: float | Tensor,
+        slots: Slots | None,
+        outside: bool | Tensor,
+    ) -> dict[str, Any]:
+        """`fixup_step` on a minibatch: all that the device does; its `statistic` [T] and `skip`."""
         model, at_once = self.candidate.model, self.candidate.samples_at_once(minibatch.obs)
         parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
@@ -302,7 +331,7 @@ class Improvement:
                 rate = rate.float()
         kl_parts = self._own_parts(kl, minibatch)
         self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids, kl_parts=kl_parts)
-        progress.note_step("fixup", self._step_beta(kl, minibatch, skip, kl_parts), self.multiplier.beta, skip)
+        return {"statistic": self._step_beta(kl, minibatch, skip, kl_parts), "skip": skip}
 
     def drop_first_moments(self) -> None:
         """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""
@@ -327,8 +356,7 @@ class Improvement:
         chunk = self._fixpo.fixup_chunk
         if chunk < 0:
             chunk = 0 if device.type == "cpu" else CHUNK
-        able = type(self.optimizer) is torch.optim.Adam and not any(map(_trains_differently, self.candidate.model.modules()))
-        return chunk if able else 0
+        return chunk if can_leave_out_steps(self.optimizer, self.candidate.model) else 0
 
     def _on_violation(self) -> None:
         if self._fixpo.fixup_optimizer == "fresh":
@@ -337,7 +365,8 @@ class Improvement:
     def _fixup_by_device(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
         """With one read for every chunk of visits; its weights are those of `_fixup_by_host`."""
         fixpo, device, rate = self._fixpo, batch.valids.device, progress.learning_rate
-        slots = Slots(verifier.limit, fixpo.max_fixup_steps, fixpo.fixup_plateau_steps, device)
+        slots: Any = self._slots
+        slots.reset()
         count = len(verifier.slices)
 
         def read() -> Reading:

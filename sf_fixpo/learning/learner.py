@@ -22,10 +22,11 @@ from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versio
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
+from sf_fixpo.learning.adam import use_fused_adam
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
-from sf_fixpo.learning.improvement import Improvement, use_fused_adam
+from sf_fixpo.learning.improvement import Improvement
 from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.meeting import ON, Meeting
@@ -218,7 +219,7 @@ class FixPOLearner(CheckpointingLearner):
         spec, betas = action_spec(self.env_info.action_space), self.multiplier.beta.numel()
         together = self.ranks.statistic if isinstance(self.ranks, Ranks) else None
         self.divergence = Divergence(spec, self.fixpo.kl_direction, self.fixpo.kl_stat, betas, together)
-        self.improvement.configure(self.fixpo, self.divergence, self.exploration_loss_func)
+        self.improvement.configure(self.fixpo, self.divergence)
         self._test_itself(batch)
         with self.timer.phase("reference"):
             bind(self, batch)
@@ -227,7 +228,7 @@ class FixPOLearner(CheckpointingLearner):
             with self.timer.phase("statistics"):
                 aim = self.fixpo.limit / self.fixpo.c_beta
                 admit(self.candidate, self.gate.published, batch, progress, self.divergence, aim)
-        self.improvement.begin(batch, progress, num_invalids)
+        self.improvement.begin(batch, progress)
 
         result = FixupResult()
         for progress.epoch in range(self.cfg.num_epochs):
@@ -285,7 +286,7 @@ class FixPOLearner(CheckpointingLearner):
         kls = []
         batch, parts = batch.in_order(parts)
         for part in parts:
-            kls.append(self.improvement.primary_step(progress, batch, part, num_invalids))
+            kls.append(self.improvement.primary_step(progress, batch, part))
             self._after_optimizer_step()
             if self.lr_scheduler.invoke_after_each_minibatch():
                 self._schedule_lr(progress, kls[-1:])

@@ -58,6 +58,15 @@ def _encode(encoder: Callable[[TensorDict], Tensor], obs: TensorDict, at_once: i
     return torch.cat([encoder(obs[i : i + at_once]) for i in range(0, count, at_once)])
 
 
+def _encode_in(dtype: torch.dtype, encoder: Callable[[TensorDict], Tensor], obs: TensorDict, at_once: int) -> Tensor:
+    """`_encode`, its products in another precision by torch's autocast; the features are float32 again."""
+    if dtype == torch.float32:
+        return _encode(encoder, obs, at_once)
+    device = next(iter(obs.values())).device.type
+    with torch.autocast(device, dtype):
+        return _encode(encoder, obs, at_once).float()
+
+
 def _run_core(core: ModelCore, x: Tensor, rnn_states: Tensor, packing: Packing) -> Tensor:
     """[n, H] of a core over whole trajectories: as a loop, or packed where it is none that is known."""
     if type(core) is ModelCoreRNN and can_unroll(core.core):
@@ -79,7 +88,12 @@ def _remember(model: ActorCritic, x: Tensor, rnn_states: Tensor, packing: Packin
 
 
 def forward(
-    model: ActorCritic, obs: TensorDict, rnn_states: Tensor, packing: Packing | None, at_once: int = sys.maxsize
+    model: ActorCritic,
+    obs: TensorDict,
+    rnn_states: Tensor,
+    packing: Packing | None,
+    at_once: int = sys.maxsize,
+    encoder_dtype: torch.dtype = torch.float32,
 ) -> TensorDict:
     """The three parts of sample-factory's forward pass over whole trajectories, as its learner calls them.
 
@@ -89,11 +103,12 @@ def forward(
         rnn_states: [n, S] recorded before each step.
         packing: of the n samples; None for a policy without memory, whose core gets each sample's own state.
         at_once: samples that the encoder gets in one call.
+        encoder_dtype: in which the encoder computes; anything but float32 is another function than the one actors run.
 
     Returns:
         `action_logits` [n, A] and `values` [n], with gradient where it is enabled.
     """
-    x = _encode(model.forward_head, obs, at_once)
+    x = _encode_in(encoder_dtype, model.forward_head, obs, at_once)
     if packing is None:
         x, _ = model.forward_core(x, rnn_states)
     else:

@@ -20,6 +20,7 @@ from sf_fixpo.algorithm.losses import explained_variance, masked_mean
 from sf_fixpo.algorithm.trust_region import action_entropy
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.batch import Batch, Progress
+from sf_fixpo.learning.masks import distribution_of
 from sf_fixpo.learning.rank_figures import Together, merged, own_row, put_together
 from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.tasks import task_figures, task_rows
@@ -183,7 +184,8 @@ def train_scalars(learner: FixPOLearner, batch: Batch, progress: Progress) -> At
     stats = AttrDict(lr=learner.curr_lr, version_diff_avg=mean, version_diff_min=low, version_diff_max=high)
     stats.valids_fraction = progress.valid_fraction
     stats.update({name: parts[name] for name in _SCALARS})
-    stats.update(entropy=parts["distribution"].entropy(), value=parts["values"], ratio=parts["ratio"])
+    distribution = distribution_of(learner.candidate.model, parts["parameters"])
+    stats.update(entropy=distribution.entropy(), value=parts["values"], ratio=parts["ratio"])
     stats.update(learner.candidate.model.summaries())
     tensors = {key: x.detach().float().mean() for key, x in stats.items() if isinstance(x, Tensor)}
     stats.update(zip(tensors, progress.read(torch.stack(list(tensors.values()))).tolist(), strict=True))  # one read for all

@@ -79,16 +79,26 @@ class Packing:
     Attributes:
         keep: [e, T] bool on the device, whether the state after a step flows on to the next; what it says of the last steps
             nobody asks.
-        ends: [e, T] bool on the host: the opposite, and true at the last steps.
+        ends: [e, T] bool on the host: the opposite, and true at the last steps; None where the host does not know.
     """
 
     keep: Tensor
-    ends: np.ndarray
+    ends: np.ndarray | None
 
     @cached_property
     def layout(self) -> Layout:
-        """Packed; made when the first core asks for it."""
+        """Packed; made when the first core asks for it.
+
+        Raises:
+            RuntimeError: the host does not know where episodes end.
+        """
+        if self.ends is None:
+            raise RuntimeError("a packed sequence takes the lengths of episodes, which only the device knows here")
         return lay_out(self.ends, self.keep.device)
+
+    def on_device(self) -> Packing:
+        """The same in memory of its own, which may hold other trajectories later: for a core that runs as a loop."""
+        return Packing(self.keep.clone(), None)
 
     def pack(self, features: Tensor, rnn_states: Tensor) -> tuple[PackedSequence, Tensor]:
         """The core's input and its first states.

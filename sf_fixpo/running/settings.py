@@ -204,6 +204,10 @@ def run_faults(cfg: Config) -> list[str]:
     found = [] if cfg.algo in LEARNERS else [f"--algo={cfg.algo}: must be one of {', '.join(LEARNERS)}"]
     if cfg.device == "gpu" and not torch.cuda.is_available():
         found.append("--device=gpu: this machine has no CUDA device; use --device=cpu")
+    elif cfg.device == "gpu" and cfg.encoder_dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        found.append("--encoder_dtype=bfloat16: this machine's GPU does not compute in it; use float32")
+    if cfg.device == "cpu" and cfg.cuda_graphs == "on":
+        found.append("--cuda_graphs=on: --device=cpu has none; use auto, or --device=gpu")
     if not cfg.env_start_timeout > 0:
         found.append(f"--env_start_timeout={cfg.env_start_timeout}: must be a number > 0, seconds")
     # its workers set their niceness from this; who may not lower it must not try to

@@ -25,7 +25,8 @@ def test_every_default():
         "eps_kl": 0.5, "c_beta": 3.0, "beta_init": 1.0, "beta_lr": 0.01, "beta_min": 0.0, "beta_max": 1000.0,
         "beta_scope": "shared", "kl_stat": "max", "kl_mean_target": 0.0, "kl_direction": "pi_ref", "reference": "auto",
         "fixup": "every_epoch", "fixup_loss": "kl", "fixup_optimizer": "fresh", "fixup_batch_size": 0, "max_fixup_steps": 50,
-        "fixup_plateau_steps": 10, "fixup_chunk": -1, "max_rollbacks": 10, "audit_every": 0, "trace_updates": "",
+        "fixup_plateau_steps": 10, "fixup_chunk": -1, "encoder_dtype": "float32", "cuda_graphs": "auto", "max_rollbacks": 10,
+        "audit_every": 0, "trace_updates": "",
     }  # fmt: skip
     with pytest.raises(FrozenInstanceError):
         FixPOConfig().eps_kl = 1.0
@@ -142,6 +143,8 @@ BAD = [
     ("max_fixup_steps", -1),
     ("fixup_plateau_steps", 0),
     ("fixup_chunk", -2),
+    ("encoder_dtype", "float16"),
+    ("cuda_graphs", "yes"),
     ("max_rollbacks", 0),
     ("audit_every", -1),
     ("trace_updates", "3-"),

@@ -63,7 +63,7 @@ def test_the_penalty_is_on_the_divergence_of_the_paper_whatever_rows_are_measure
     learner.train(make_batch(learner))
     batch = learner._update[0]
     minibatch = batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS)
-    loss, parts = learner.improvement.losses(minibatch, 0)
+    loss, parts = learner.improvement.losses(minibatch)
     new, old = (x.double().numpy() for x in (learner.verifier.parameters(), batch.bound))
     (mean, log_std), (mean_old, log_std_old) = np.split(new, 2, 1), np.split(old, 2, 1)
     ratio = np.exp(2 * (log_std_old - log_std))

@@ -122,7 +122,8 @@ UPDATES = {
     "invalid": (None, QUIET, {"invalid_share": 0.3}, 5),
     "invalid lstm": (MIXED, {**QUIET, **LSTM, "shuffle_minibatches": True}, {"invalid_share": 0.05}, 5),
     "v-trace": (None, {**QUIET, "with_vtrace": True, "recurrence": 8}, {}, 5),
-    "entropy": (None, {**QUIET, "exploration_loss_coeff": 0.01}, {}, 5),
+    "entropy": (None, {**QUIET, "exploration_loss_coeff": 0.01}, {"invalid_share": 0.3}, 5),
+    "symmetric": (None, {**QUIET, "exploration_loss_coeff": 0.01, "exploration_loss": "symmetric_kl"}, {"invalid_share": 0.3}, 5),
     "one step": (None, {**QUIET, "normalize_input": False, "num_epochs": 1, "num_batches_per_epoch": 1}, {}, 3),
     # the schedule looks at every step's divergence
     "adaptive": (None, {**QUIET, "normalize_input": False, "lr_schedule": "kl_adaptive_epoch"}, {}, 6),

@@ -18,6 +18,7 @@ from torch import nn
 
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 from sf_fixpo.learning.batch import GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS
+from sf_fixpo.learning.masks import distribution_of
 from sf_fixpo.learning.policy import action_parameters, forward
 from sf_fixpo.learning.sequences import Sequences
 
@@ -54,7 +55,7 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     batch, _ = learner._update
     minibatch = batch.minibatch(slice(0, 32), PRIMARY_KEYS + (VTRACE_KEYS if flags.get("with_vtrace") else GAE_KEYS))
     num_invalids = int((~batch.valids).sum())
-    loss, parts = learner.improvement.losses(minibatch, num_invalids)
+    loss, parts = learner.improvement.losses(minibatch)
 
     stock = make_learner("APPO", shape, train_dir=tmp_path / "b")
     stock.actor_critic.load_state_dict(learner.actor_critic.state_dict())
@@ -68,7 +69,8 @@ def test_losses_are_sample_factorys_where_the_paper_keeps_them(case, invalid_sha
     torch.testing.assert_close(parts["kl"][batch.valids[:32]], kl, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(parts["adv_std"], more["adv_std"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss, sum(torch.as_tensor(x) for x in expected.values()), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(parts["distribution"].entropy(), distribution.entropy(), rtol=1e-4, atol=1e-5)
+    found = distribution_of(learner.candidate.model, parts["parameters"])
+    torch.testing.assert_close(found.entropy(), distribution.entropy(), rtol=1e-4, atol=1e-5)
 
 
 # -- sequences ----------------------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def test_images_encoded_some_at_a_time_give_the_same(share, tmp_path, monkeypatc
     for at_once in (32, 5):
         monkeypatch.setattr("sf_fixpo.learning.policy._IMAGE_VALUES", at_once * 3 * 36 * 36)
         assert learner.candidate.samples_at_once(minibatch.obs) == at_once
-        loss, _ = learner.improvement.losses(minibatch, 0)
+        loss, _ = learner.improvement.losses(minibatch)
         parameters = [parameter for parameter in learner.actor_critic.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters)
         checked = learner.verifier.staged.action_parameters(minibatch.obs, minibatch.rnn_states, None)
@@ -284,7 +286,7 @@ def test_a_loss_that_is_none_is_noted_and_not_forgotten(before, value, after, tm
 def test_the_likelihood_ratio_is_clamped_as_sample_factory_does(tmp_path):
     improvement, batch, _ = begun(tmp_path)
     batch.samples["log_prob_actions"] = torch.linspace(-60.0, 60.0, len(batch))
-    ratio = improvement.losses(batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS), 0)[1]["ratio"]
+    ratio = improvement.losses(batch.minibatch(slice(0, len(batch)), PRIMARY_KEYS + GAE_KEYS))[1]["ratio"]
     assert (ratio.min().item(), ratio.max().item()) == (pytest.approx(0.05), 20.0)
 
 

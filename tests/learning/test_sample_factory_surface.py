@@ -27,8 +27,6 @@ EXPECTED = {
         "train": "self, batch",
         "_prepare_batch": "self, batch",
         "_train": "self, gpu_buffer, batch_size, experience_size, num_invalids",
-        "_entropy_exploration_loss": "self, action_distribution, valids, num_invalids",
-        "_symmetric_kl_exploration_loss": "self, action_distribution, valids, num_invalids",
         "_after_optimizer_step": "self",
         "_should_save_summaries": "self",
         "_get_checkpoint_dict": "self",
