@@ -115,16 +115,13 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def learner_of(algo: str, shape: str, device: str, train_dir: str, graphs: str) -> Learner:
-    """A learner of a shape; `graphs` is no flag of stock sample-factory's."""
-    flags: dict[str, Any] = (
-        {} if algo == "APPO" or graphs == "on" else {"cuda_graphs": graphs}
-    )  # by itself it makes them where it can
-    return make_learner(algo, shape, device, train_dir, **flags)
+def learner_of(algo: str, shape: str, device: str, train_dir: str, flags: dict[str, Any]) -> Learner:
+    """A learner of a shape, with flags that stock sample-factory's does not have."""
+    return make_learner(algo, shape, device, train_dir, **({} if algo == "APPO" else flags))
 
 
 def time_in_turns(
-    shape: str, device: str, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str, graphs: str
+    shape: str, device: str, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str, flags: dict[str, Any]
 ) -> dict[str, Timings]:
     """Trains each algorithm's learner one update at a time, in turns.
 
@@ -134,7 +131,7 @@ def time_in_turns(
     Raises:
         RuntimeError: a learner left a batch out.
     """
-    learners = {algo: learner_of(algo, shape, device, f"{train_dir}/{shape}_{algo}", graphs) for algo in algos}
+    learners = {algo: learner_of(algo, shape, device, f"{train_dir}/{shape}_{algo}", flags) for algo in algos}
     batches = {algo: make_batch(learner, seed=0) for algo, learner in learners.items()}
     timings = {algo: Timings() for algo in algos}
     for round_number in range(warmup + updates):
@@ -161,7 +158,7 @@ def _note(timings: Timings, learner: Learner, seconds: float) -> None:
         timings.host_reads_logged.append(record.host_reads)
 
 
-def measure_alone(algo: str, shape: str, device: str, threads: int, graphs: str) -> tuple[int | None, int]:
+def measure_alone(algo: str, shape: str, device: str, threads: int, flags: dict[str, Any]) -> tuple[int | None, int]:
     """Peak memory in bytes and host reads of one learner in this (fresh) process, after two updates to warm up.
 
     On the CPU the peak is the process's resident high-water mark (`VmHWM`; `ru_maxrss` would start at the parent's), which holds
@@ -170,7 +167,7 @@ def measure_alone(algo: str, shape: str, device: str, threads: int, graphs: str)
     quiet()
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as train_dir:
-        learner = learner_of(algo, shape, device, train_dir, graphs)
+        learner = learner_of(algo, shape, device, train_dir, flags)
         batch = make_batch(learner, seed=0)
         for seed in range(2):  # the second one records graphs, where there are any
             timed_update(learner, batch, seed)
@@ -270,12 +267,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--algos", default="APPO,FIXPO", help=f"comma-separated, of: {', '.join(ALGOS)}")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--graphs", default="on", choices=("on", "off"), help="gradient steps as CUDA graphs, on a GPU")
+    parser.add_argument("--encoder_dtype", default="float32", choices=("float32", "bfloat16"), help="of FixPO's primary steps")
     parser.add_argument("--updates", type=int, default=7, help="timed updates of each learner (at least 5 for a median)")
     parser.add_argument("--warmup", type=int, default=2, help="updates of each learner that are not timed")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; 1 is what sample-factory's learner process uses")
     parser.add_argument("--skip_memory", action="store_true", help="leave out the separate processes for memory and host reads")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args(argv)
+    # by itself the learner makes graphs where it can
+    args.flags = {"encoder_dtype": args.encoder_dtype, "cuda_graphs": "auto" if args.graphs == "on" else "off"}
     args.shapes = [name for name in args.shapes.split(",") if name]
     args.algos = tuple(name for name in args.algos.split(",") if name)
     unknown = set(args.shapes) - set(SHAPES)
@@ -309,9 +309,9 @@ def main(argv: list[str] | None = None) -> int:
         if not args.skip_memory:
             for algo in args.algos:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    alone[algo] = pool.submit(measure_alone, algo, shape, args.device, args.threads, args.graphs).result()
+                    alone[algo] = pool.submit(measure_alone, algo, shape, args.device, args.threads, args.flags).result()
         with tempfile.TemporaryDirectory() as train_dir:
-            timings = time_in_turns(shape, args.device, args.updates, args.warmup, args.algos, train_dir, args.graphs)
+            timings = time_in_turns(shape, args.device, args.updates, args.warmup, args.algos, train_dir, args.flags)
         rows += make_rows(shape, args.device, timings, alone, args.threads)
     console.print(make_table(rows))
     if args.json:

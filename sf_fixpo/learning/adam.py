@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 
 def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -18,6 +21,36 @@ def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
         state.update({key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")})
         if torch.is_tensor(state["step"]):  # which other kernels keep on the host
             state["step"] = state["step"].to(parameter.device)
+
+
+def clipped_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    learning_rate: float | Tensor,
+    max_norm: float,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """One step along the gradients that lie at the parameters, those that have one; returns their norm before clipping.
+
+    Args:
+        optimizer: of the parameters.
+        parameters: all of them.
+        learning_rate: of this step.
+        max_norm: to which the gradients together are clipped; 0: they are not.
+        skip: bool, whether the step is none, bit for bit; the device knows. None: it is one. Fused Adam alone can do that.
+    """
+    if max_norm > 0:
+        norm = clip_grad_norm_(parameters, max_norm)
+    else:
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    if skip is not None:
+        # what torch's gradient scaler sets; exactly 1 leaves weights, moments and counts as they are
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.found_inf = None  # type: ignore[attr-defined]
+    return norm
 
 
 def _trains_differently(module: nn.Module) -> bool:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.algorithm.config import FixPOConfig
 from sf_fixpo.algorithm.losses import exploration_loss, kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, from_parts
-from sf_fixpo.learning.adam import can_leave_out_steps
+from sf_fixpo.learning.adam import can_leave_out_steps, clipped_step
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Bad, Batch, Part, Progress
 from sf_fixpo.learning.graphs import Capture, StepGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
@@ -149,20 +148,9 @@ class Improvement:
             parameter.grad = None
         if isinstance(self.ranks, Ranks) and valids is not None:
             loss = self.ranks.average_gradients(self._parameters, loss, valids.sum(), kl_parts, self.divergence.stat)
-        if self._cfg.max_grad_norm > 0:
-            norm = clip_grad_norm_(self._parameters, self._cfg.max_grad_norm)
-        else:
-            norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        norm = clipped_step(self.optimizer, self._parameters, learning_rate, self._cfg.max_grad_norm, skip)
         bad = ~(loss.detach() + norm).isfinite()
-        if skip is not None:
-            bad = bad & ~skip
-            # what torch's gradient scaler sets; exactly 1 leaves weights, moments and counts as they are
-            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.found_inf = None  # type: ignore[attr-defined]
-        progress.bad = progress.bad | bad
+        progress.bad = progress.bad | (bad if skip is None else bad & ~skip)
         return norm
 
     def _own_parts(self, kl: Tensor, minibatch: AttrDict) -> Tensor | None:
