@@ -144,11 +144,11 @@ class Sweep:
                 raise SweepError(f"{folder}: not the folder of a sweep: there is no {path}{_sweeps_below(Path(folder))}")
             runs = [Run(run["name"], tuple(run["command"]), run["folder"], run["env"]) for run in found["runs"]]
             if faults := [fault for run in runs if (fault := _form_fault(run))]:
-                raise SweepError(f"{path}: not the manifest of a sweep: {faults[0]}")
+                raise SweepError(f"{path}: not the manifest of a sweep, which must be as the launcher wrote it: {faults[0]}")
         except (ValueError, KeyError, TypeError) as exc:
             if isinstance(exc, SweepError):
                 raise
-            raise SweepError(f"{path}: not the manifest of a sweep: {exc!r}") from exc
+            raise SweepError(f"{path}: not the manifest of a sweep, which must be as the launcher wrote it: {exc!r}") from exc
         return cls(Path(folder), runs, found.get("source", ""), found.get("cwd", ""))
 
     def save_manifest(self) -> None:

@@ -93,7 +93,7 @@ def _look_for(module: str) -> None:
     except (ImportError, ValueError) as exc:
         raise ScriptError(f"{module}: {exc}") from exc
     if spec is None:
-        raise ScriptError(f"{module}: no such module, here or on PYTHONPATH, or a package without __main__")
+        raise ScriptError(f"{module}: no such module, here or on PYTHONPATH, or a package without __main__; name one that `python -m` runs")
 
 
 @contextmanager

@@ -174,6 +174,6 @@ def test_secrets_files_that_are_refused(tmp_path):
     with pytest.raises(SecretsFileError, match="mode is 640, others could read it: chmod 600"):
         read_secrets(path)
     path.chmod(0o600)
-    with pytest.raises(SecretsFileError, match="line 1 is not KEY=VALUE") as caught:
+    with pytest.raises(SecretsFileError, match="line 1 must be KEY=VALUE") as caught:
         read_secrets(path)
     assert SECRET not in str(caught.value)
