@@ -24,6 +24,7 @@ ENDED = (FINISHED, FAILED, STOPPED)
 PRUNED = "pruned"  # the reason of a stopped run that a search has given up
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
+NO_RUNS = "the description has no runs; it must have one at least"
 _LONGEST_NAME = 200
 
 
@@ -342,5 +343,5 @@ def run_faults(runs: Iterable[Run]) -> list[str]:
             found.append(f"run {run.name}: {restart[0]}: must be resume, or a retry would begin again")
         found += description_faults(run.name, run.command, run.env)
     if not names and not found:
-        found.append("the description has no runs")
+        found.append(NO_RUNS)
     return found

@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as exc:
         status = exc.code
     if not _called and not {"-h", "--help"} & set(flags):
-        print(f"fixpo-run: {name} ended without a call of run_rl: nothing was trained; it must come to that call", file=sys.stderr)
+        print(
+            f"fixpo-run: {name} ended without a call of run_rl: nothing was trained; it must come to that call", file=sys.stderr
+        )
         return status if isinstance(status, int) and status else 1
     if status is None or isinstance(status, int):
         return status or 0

@@ -233,7 +233,9 @@ def faults(cfg: Any) -> list[str]:
         if (hint := engines.mujoco_hint(str(error), engines.installed("mujoco"))) is not None:
             return [f"--env={cfg.env}: {hint}"]
         arguments = getattr(cfg, "env_kwargs", "{}")
-        return [f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}; look at the arguments that it takes"]
+        return [
+            f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}; look at the arguments that it takes"
+        ]
     try:
         parts = agents_of(env) if is_several(env) else env
         found = space_faults(parts.observation_space, parts.action_space)

@@ -141,5 +141,5 @@ def read_trace(directory: Path, policy_id: int = 0) -> list[dict[str, Any]]:
     except (ValueError, KeyError) as exc:
         raise LogError(f"{path}: not a trace: {exc}") from exc
     if not rows:
-        raise LogError(f"{path}: holds no step of policy {policy_id}")
+        raise LogError(f"{path}: holds no step of policy {policy_id}; look at --policy_id")
     return rows

@@ -81,6 +81,9 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("train", f"--env=dmlab_30_rooms {T} --num_workers=1 --dmlab_one_task_per_worker=True", ("--num_workers=1", "must be a multiple")),
     ("train", f"{ROOM} {T} --dmlab_engine=deepmind_lab", ("--dmlab_engine=deepmind_lab", "take the stand-in with --dmlab_engine=vizdoom")),
     ("train", f"--env=gym_faulty_envs:Nothing-v0 {T}", ("--env=gym_faulty_envs:Nothing-v0",)),
+    ("train", f"--env=gym_catalogue_envs:letters {T}", ("--env=gym_catalogue_envs:letters", "must be")),
+    ("train", f"--env=gym_catalogue_envs:hollow {T}", ("has nothing in it",)),
+    ("train", f"--env=gym_catalogue_envs:writes {T}", ("with something to choose",)),
     # -- fixpo-run
     ("run", "", ("fixpo-run: name a script",)),
     ("run", "nothing.py", ("fixpo-run: nothing.py: no such file",)),
@@ -99,6 +102,7 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("evaluate", "{strange}", ("config.json: rollout='many': must be a whole number",)),
     ("evaluate", "{gone}", ("gym_Gone-v9",)),
     ("evaluate", "{scripted}", ("gone.py: no such file",)),
+    ("evaluate", "{exits}", ("mine.py ended (status 3) before it came to train",)),
     ("evaluate", "{scripted_list}", ("script='[1]': must be what a run itself has written there",)),
     ("evaluate", "{run} --env=CartPole", ("--env=CartPole: no such environment", "gym_CartPole-v1")),
     ("evaluate", "{run} --checkpoint=newest", ("--checkpoint=newest: no such file; best, latest, or the path of one",)),
@@ -114,6 +118,7 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("enjoy", "{run} --fps=0", ("--fps=0.0: must be a number > 0",)),
     ("enjoy", "{run} --record=film.avi", ("--record=film.avi: only .mp4 is written",)),
     ("enjoy", "{run} --record={file}", ("--record={file}: is no folder",)),
+    ("enjoy", "{run} --record={folder_mp4}", ("--record={folder_mp4}: is a folder",)),
     ("enjoy", "{run} --checkpoint={torn} --record=x.mp4", ("{torn}: is no checkpoint that can be read",)),
     ("enjoy", "{run} --checkpoint={wide_weights} --record=x.mp4", ("{wide_weights}: does not fit --env=gym_CartPole-v1",)),
     ("enjoy", "{run} --env=dmlab_30_rooms --record=x.mp4", ("--env=dmlab_30_rooms", "one can be shown")),
@@ -141,6 +146,7 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("plot", "{old_log}", ("not an update log: row 1 has no number as eps_kl",)),
     ("plot", "{written} --trace", ("trace.jsonl: no such file; train with --trace_updates",)),
     ("plot", "{written} {run} --trace", ("--trace draws one experiment: give one folder",)),
+    ("plot", "{traced} --trace --policy_id=3", ("trace.jsonl: holds no step of policy 3",)),
     ("plot", "{written} --x=time", ("--x", "'time'", "env_steps")),
     ("report", "{nothing}", ("{nothing}",)),
     ("report", "{empty}", ("{empty}",)),
@@ -175,7 +181,7 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("launcher", "--run=json --secrets_file={public}", ("chmod 600 {public}",)),
     ("launcher", "--run=json --secrets_file={unkeyed}", ("line 1 must be KEY=VALUE",)),
     ("launcher", "--run=json --backend=slurm --slurm_gpus_per_run=-1 --slurm_partition='a b' --slurm_mem=lots --slurm_signal_delay=1 "
-     "--slurm_time=soon --slurm_extra 1=2 array=1 'mem_bind=a\nb' --slurm_setup 'export HF_TOKEN=hf_0123456789abcdefghij'",
+     "--slurm_time=soon --slurm_extra 1=2 array=1 'mem-bind=a\nb' --slurm_setup 'export HF_TOKEN=hf_0123456789abcdefghij'",
      ("--slurm_gpus_per_run=-1", "--slurm_partition='a b'", "--slurm_mem=lots")),
     ("launcher", "--run=json --backend=kubernetes --k8s_image='a b' --k8s_pvc=A_B --k8s_image_pull_policy=x --k8s_gpus_per_run=-1 "
      "--k8s_user=0 --k8s_sub_path=/x --k8s_shm_size=64Gi --k8s_memory=1Gi --k8s_cpus_per_run=0 --k8s_node_selector=x --k8s_tolerations=x",
@@ -183,6 +189,10 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("launcher", "--run=json --backend=kubernetes", ("--k8s_image: must be given",)),
     ("launcher", "--run=json --backend=ray --ray_address=ray://x --ray_gpus_per_run=1.5 --ray_cpus_per_run=-1 --ray_memory=lots",
      ("--ray_address=ray://x: must be auto, local or HOST:PORT", "--ray_gpus_per_run=1.5", "--ray_cpus_per_run=-1", "--ray_memory=lots")),
+    ("launcher", "--run=catalogue_sweep", ("--restart_behavior=restart: must be resume", "the name of two runs", "looks like a secret")),
+    ("launcher", "--run=catalogue_empty", ("the description has no runs",)),
+    ("launcher", "--run=catalogue_empty --search=optuna", ("the description has no runs",)),
+    ("launcher", "--run=catalogue_sweep --search=optuna", ("SEARCH_SPACE: must be a dict", "--report_steps=0: give it")),
     ("status", "{nothing}", ("{nothing}: not the folder of a sweep",)),
     ("status", "{sweepless}", ("manifest.json: not the manifest of a sweep",)),
     ("status", "{sweep} --lines=0", ("--lines=0: must be an integer >= 1",)),
@@ -194,5 +204,3 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
     ("repeat", "{nothing}", ("{nothing}",)),
     ("repeat", "{record}", ("{record}: must be the file that a fault's message names; it has no",)),
 ]  # fmt: skip
-
-ELSEWHERE: dict[str, tuple[str, ...]] = {}

@@ -18,6 +18,10 @@ USER_ERRORS = {
 }  # fmt: skip
 # Functions that return what is wrong, or what is missing.
 COLLECTS = re.compile(r"(?:\b|_)faults?$|missing$|_missing_message$|^_refuse|^refuse")
+# What stands in many messages.
+STOCK = re.compile(
+    r"^(must be \w+|be an? \w+|to be .*|at least \d+|must be one of|at step of|in the checkpoint|is not installed:)$"
+)
 # `x.get("algo")`, `cfg["env"]`: names of settings, which are no sentences.
 _LEAST_WORDS = 3
 
@@ -41,10 +45,25 @@ class Template:
         """With an ellipsis for what is filled in."""
         return "...".join(self.parts)
 
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """Of a message that was made of it."""
-        return re.compile(r"[\s\S]*?".join(r"\s+".join(map(re.escape, re.split(r"\s+", part))) for part in self.parts))
+    def is_quoted_in(self, source: str) -> bool:
+        """Whether three words of it that stand in a row, 14 letters or more and no stock phrase, stand in the text of a test."""
+        for part in self.parts:
+            words = part.strip(" :;,()").split()
+            for first in range(len(words) - 2):
+                piece = " ".join(words[first : first + 3])
+                if len(piece) >= 14 and not STOCK.search(piece) and piece in source:
+                    return True
+        return False
+
+    def is_in(self, line: str) -> bool:
+        """Whether its texts stand in a line, in order."""
+        place = 0
+        for part in self.parts:
+            place = line.find(part.rstrip("\n"), place)
+            if place < 0:
+                return False
+            place += len(part)
+        return True
 
 
 def _parts(node: ast.AST) -> tuple[str, ...] | None:
@@ -72,8 +91,9 @@ def _strings(node: ast.AST) -> Iterator[tuple[int, tuple[str, ...]]]:
         yield from _strings(child)
 
 
-def _of_file(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def of_source(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line and constant parts of each text of a message in a file."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             if ast.unparse(node.exc.func).rpartition(".")[2] in USER_ERRORS:
                 for argument in node.exc.args:
@@ -92,7 +112,7 @@ def templates() -> list[Template]:
     for root in ROOTS:
         for path in sorted((REPO / root).rglob("*.py")):
             file = str(path.relative_to(REPO))
-            for line, parts in _of_file(path):
-                if len(re.findall(r"[A-Za-z]{2,}", " ".join(parts))) >= _LEAST_WORDS:
+            for line, parts in of_source(path.read_text()):
+                if len(re.findall(r"(?<!\S)\S*[A-Za-z]{2}\S*", " ".join(parts))) >= _LEAST_WORDS:
                     found.setdefault((file, parts), Template(file, line, parts))
     return list(found.values())

@@ -85,7 +85,7 @@ def test_all_faults_of_a_description_are_told():
     assert [line.split(":")[0] for line in found] == ["run 00_e", "run 01_e", "run 02_e"]
     assert "No closing quotation" in found[0]
     assert "must be resume" in found[1]
-    assert faults_of() == ["the description has no runs"]
+    assert faults_of() == ["the description has no runs; it must have one at least"]
     twice = [quick_run("x", "a"), quick_run("x", "a"), Run("a/b", (), "")]
     assert len(sweep.run_faults(twice)) == 3
 
