@@ -30,8 +30,8 @@ from sf_fixpo.launcher.driver import Driver, make_ready, say
 from sf_fixpo.launcher.files import read_json, write_json
 from sf_fixpo.launcher.progress import read_progress
 from sf_fixpo.launcher.sweep import (
-    NO_RUNS,
     FINISHED,
+    NO_RUNS,
     PRUNED,
     SEARCH_OPTIONS,
     STOPPED,

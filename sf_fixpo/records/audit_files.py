@@ -150,7 +150,8 @@ def _refuse_other_formats(contents: dict, name: str) -> None:
     if "state_dict" not in contents:
         raise UnreadableError(f"{name}: not an audit file: without format")
     raise UnreadableError(
-        f"{name}: written by an older version of sf_fixpo; format {FORMAT} is needed: train again, or use sf_fixpo 0.1.0 for it"
+        f"{name}: written by an older version of sf_fixpo; format {FORMAT} is needed: train again, or use sf_fixpo 0.1.0 for it; "
+        "move it away to audit what is newer"
     )
 
 

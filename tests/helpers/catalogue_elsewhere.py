@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a row of a table is a line
 """What `test_error_catalogue` does not provoke, and why."""
 
 from __future__ import annotations

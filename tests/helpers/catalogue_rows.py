@@ -1,3 +1,4 @@
+# ruff: noqa: E501, ISC004 - a row of a table is a line
 """The table of `test_error_catalogue`."""
 
 from __future__ import annotations
