@@ -28,10 +28,10 @@ PROGRAMS = {
 }  # fmt: skip
 # What a message tells to do, or that what is allowed follows.
 ADVICE = re.compile(
-    r"\b(must|use|try|set|give|say|take|leave|goe?s? by|train with|name|pip install|did you mean|choose from|is this|needs?|move|remove|"
-    r"wait|look|chmod|required|expected|there are|--list_envs|convert|one of|can be shown|make|goes with|it plays|only [.\w]+ is|"
-    r"invalid \w+ value|no such file|is not a folder|is no folder|not the folder of|cannot be (read|imported|written)|"
-    r"is no checkpoint that can be read|does not fit)\b"
+    r"\b(must|use|try|set|give|say|take|leave|goe?s? by|train with|name|pip install|did you mean|choose from|is this|needs?|"
+    r"move|remove|wait|look|chmod|required|expected|there are|--list_envs|convert|one of|can be shown|make|goes with|it plays|"
+    r"only [.\w]+ is|invalid \w+ value|no such file|is not a folder|is no folder|not the folder of|"
+    r"cannot be (read|imported|written)|is no checkpoint that can be read|does not fit)\b"
 )
 
 

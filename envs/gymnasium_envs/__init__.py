@@ -234,8 +234,7 @@ def faults(cfg: Any) -> list[str]:
             return [f"--env={cfg.env}: {hint}"]
         arguments = getattr(cfg, "env_kwargs", "{}")
         return [
-            f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}; look at the arguments "
-            "that it takes"
+            f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}; look at what it takes"
         ]
     try:
         parts = agents_of(env) if is_several(env) else env

@@ -11,32 +11,12 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 ROOTS = ("sf_fixpo", "envs", "launcher")
 # What a program prints as a message and ends with; not what only this package's own code can be the cause of.
-USER_ERRORS = set(
-    [
-        "BackendError",
-        "BadInputError",
-        "CheckpointError",
-        "DifferentRanksError",
-        "DownloadError",
-        "EnvError",
-        "EnvironmentStartError",
-        "ExportError",
-        "FolderInUseError",
-        "InvalidRunError",
-        "LogError",
-        "PushError",
-        "RanksError",
-        "ScreenError",
-        "ScriptError",
-        "SecretsFileError",
-        "SweepError",
-        "TrackerError",
-        "UnknownEnvError",
-        "UnreadableError",
-        "UnsuitableSpaceError",
-        "ViolationError",
-    ]
-)
+USER_ERRORS = {
+    "BackendError", "BadInputError", "CheckpointError", "DifferentRanksError", "DownloadError", "EnvError", "ExportError",
+    "EnvironmentStartError", "FolderInUseError", "InvalidRunError", "LogError", "PushError", "RanksError", "ScreenError",
+    "ScriptError", "SecretsFileError", "SweepError", "TrackerError", "UnknownEnvError", "UnreadableError", "ViolationError",
+    "UnsuitableSpaceError",
+}  # fmt: skip
 # Functions that return what is wrong, or what is missing.
 COLLECTS = re.compile(r"(?:\b|_)faults?$|missing$|_missing_message$|^_refuse|^refuse")
 # What stands in many messages.
