@@ -94,7 +94,7 @@ def list_files(folder: Path) -> list[tuple[int, int, Path]]:
         if match := re.fullmatch(r"(?:p(\d+)_)?(\d+)", path.stem):
             found.append((int(match[1] or 0), int(match[2]), path))
     if not found:
-        raise UnreadableError(f"{folder}: no audit files; train with --audit_every=N")
+        raise UnreadableError(f"{folder}: no audit files; train with --audit_every=N, or wait for the N-th update")
     return sorted(found)
 
 
