@@ -42,8 +42,8 @@ class FlagParser(argparse.ArgumentParser):
         for argument in unknown:
             flag = argument.partition("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, n=2)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            self.found.append(f"{argument}: no such flag{hint}")
+            hint = f"did you mean {' or '.join(near)}?" if near else "look at --help"
+            self.found.append(f"{argument}: no such flag; {hint}")
         return args
 
     def error(self, message: str) -> NoReturn:

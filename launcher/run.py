@@ -74,7 +74,9 @@ def find_sweep_module(module_name: str) -> Any:
     except ModuleNotFoundError as exc:
         raise BadInputError(f"--run={module_name}: cannot be imported: {exc}") from exc
     if not hasattr(getattr(module, "RUN_DESCRIPTION", None), "generate_experiments"):
-        raise BadInputError(f"--run={module_name}: the module has no RUN_DESCRIPTION (a sample-factory RunDescription)")
+        raise BadInputError(
+            f"--run={module_name}: the module has no RUN_DESCRIPTION; it must hold one, a RunDescription of sample-factory"
+        )
     return module
 
 

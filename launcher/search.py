@@ -29,7 +29,18 @@ from sf_fixpo.launcher.backend import Backend
 from sf_fixpo.launcher.driver import Driver, make_ready, say
 from sf_fixpo.launcher.files import read_json, write_json
 from sf_fixpo.launcher.progress import read_progress
-from sf_fixpo.launcher.sweep import FINISHED, PRUNED, SEARCH_OPTIONS, STOPPED, Run, RunState, Sweep, SweepError, run_faults
+from sf_fixpo.launcher.sweep import (
+    FINISHED,
+    NO_RUNS,
+    PRUNED,
+    SEARCH_OPTIONS,
+    STOPPED,
+    Run,
+    RunState,
+    Sweep,
+    SweepError,
+    run_faults,
+)
 
 # Not the name of any run: it marks who searches.
 _SEARCHER = Run("~search", (), "")
@@ -104,6 +115,8 @@ class SearchOptions:
         Raises:
             SweepError: everything wrong with them.
         """
+        if not module.RUN_DESCRIPTION.experiments:
+            raise SweepError(NO_RUNS)
         base = module.RUN_DESCRIPTION.experiments[0].cmd
         flags = [argument for argument in shlex.split(base) if argument.startswith("--train_for_env_steps=")]
         report_steps = args.report_steps

@@ -69,6 +69,6 @@ def read_secrets(path: str | os.PathLike) -> dict[str, str]:
             continue
         name, has_value, value = line.partition("=")
         if not has_value or not _VARIABLE.fullmatch(name.strip()):
-            raise SecretsFileError(f"{flag}: line {number} is not KEY=VALUE")
+            raise SecretsFileError(f"{flag}: line {number} must be KEY=VALUE")
         secrets[name.strip()] = value.strip()
     return secrets

@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.only:
             unknown = [name for name in args.only.split(",") if name not in sweep.runs]
             if unknown:
-                raise BadInputError("\n".join(f"--only={name}: no run of {sweep.folder}" for name in unknown))
+                raise BadInputError(
+                    "\n".join(f"--only={name}: no run of {sweep.folder}; there are {', '.join(sweep.runs)}" for name in unknown)
+                )
             runs = [sweep.runs[name] for name in args.only.split(",")]
         backend = of_last_launch(sweep)
         left = stop(backend, runs, REASON, args.stop_timeout)

@@ -24,6 +24,7 @@ ENDED = (FINISHED, FAILED, STOPPED)
 PRUNED = "pruned"  # the reason of a stopped run that a search has given up
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
+NO_RUNS = "the description has no runs; it must have one at least"
 _LONGEST_NAME = 200
 
 
@@ -144,11 +145,11 @@ class Sweep:
                 raise SweepError(f"{folder}: not the folder of a sweep: there is no {path}{_sweeps_below(Path(folder))}")
             runs = [Run(run["name"], tuple(run["command"]), run["folder"], run["env"]) for run in found["runs"]]
             if faults := [fault for run in runs if (fault := _form_fault(run))]:
-                raise SweepError(f"{path}: not the manifest of a sweep: {faults[0]}")
+                raise SweepError(f"{path}: not the manifest of a sweep, which must be as the launcher wrote it: {faults[0]}")
         except (ValueError, KeyError, TypeError) as exc:
             if isinstance(exc, SweepError):
                 raise
-            raise SweepError(f"{path}: not the manifest of a sweep: {exc!r}") from exc
+            raise SweepError(f"{path}: not the manifest of a sweep, which must be as the launcher wrote it: {exc!r}") from exc
         return cls(Path(folder), runs, found.get("source", ""), found.get("cwd", ""))
 
     def save_manifest(self) -> None:
@@ -342,5 +343,5 @@ def run_faults(runs: Iterable[Run]) -> list[str]:
             found.append(f"run {run.name}: {restart[0]}: must be resume, or a retry would begin again")
         found += description_faults(run.name, run.command, run.env)
     if not names and not found:
-        found.append("the description has no runs")
+        found.append(NO_RUNS)
     return found

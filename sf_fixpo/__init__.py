@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sf_fixpo.playing.evaluation import evaluate as evaluate_policy
     from sf_fixpo.playing.experiment import find_checkpoint, load_config
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "run_rl": ("sf_fixpo.api", "run_rl"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
 import os
 import shlex
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sf_fixpo import __version__
 
@@ -43,12 +44,23 @@ def add_version(container: Container) -> Container:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads a program's command line, `--version` included.
+    """Reads a program's command line, `--version` included. What is wrong with it is one line, and ends the program with 2.
 
     Args:
-        parser: with the program's flags.
+        parser: with the program's flags; its `error` then says so too.
         argv: arguments; None for those of the process.
     """
+
+    def refuse(message: str) -> NoReturn:
+        """In place of argparse's own, which prints the whole usage above what is wrong."""
+        said = message.removeprefix("argument ")
+        if "unrecognized arguments: " in said:
+            flag = said.partition("arguments: ")[2].split()[0].partition("=")[0]
+            if near := difflib.get_close_matches(flag, parser._option_string_actions, n=2):
+                said = f"{said}; did you mean {' or '.join(near)}?"
+        parser.exit(2, f"{parser.prog}: {said} (--help shows all flags)\n")
+
+    parser.error = refuse
     complete(add_version(parser))
     return parser.parse_args(argv)
 

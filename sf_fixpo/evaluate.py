@@ -79,7 +79,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.dir is None and not (args.random and args.env):
         parser.error("DIR: say which run; without one a random agent plays: --random --env=NAME")
     if args.env_flags and args.dir is not None:
-        parser.error(f"unrecognized arguments: {' '.join(args.env_flags)} (a run has its own; they are for --random without DIR)")
+        parser.error(
+            f"unrecognized arguments: {' '.join(args.env_flags)} (leave them out: a run has its own; they are for --random "
+            "without DIR)"
+        )
     return args
 
 

@@ -179,7 +179,9 @@ def _check_checkpoint(path: Path) -> None:
     try:
         checkpoints.load(path)["model"]
     except Exception as exc:  # a torn or foreign file fails in many ways
-        raise BadInputError(f"{path}: is not a checkpoint that can be read ({type(exc).__name__})") from exc
+        raise BadInputError(
+            f"{path}: is not a checkpoint that can be read ({type(exc).__name__}); name another with --checkpoint"
+        ) from exc
 
 
 def _is_dmlab(config: Mapping[str, Any]) -> bool:

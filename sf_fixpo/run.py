@@ -38,9 +38,12 @@ def take_over() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        print("fixpo-run: name a script: a module, or a file that ends in .py; --help says more", file=sys.stderr)
+        return api.BAD_INPUT
+    if argv[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
-        return 0 if argv else api.BAD_INPUT
+        return 0
     if argv[0] == "--version":
         print(cli.version_line())
         return 0
@@ -56,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as exc:
         status = exc.code
     if not _called and not {"-h", "--help"} & set(flags):
-        print(f"fixpo-run: {name} ended without a call of run_rl: nothing was trained", file=sys.stderr)
+        print(
+            f"fixpo-run: {name} ended without a call of run_rl: nothing was trained; it must come to that call", file=sys.stderr
+        )
         return status if isinstance(status, int) and status else 1
     if status is None or isinstance(status, int):
         return status or 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from functools import partial
 
+import gymnasium as gym
 import pytest
 from faulty_envs import hangs_at_start, raises_at_start, vanishes_at_start
 
-from sf_fixpo import doctor
+from sf_fixpo import doctor, enjoy
 from sf_fixpo.playing.trial import TrialError, attempt
 from sf_fixpo.running.machine import FAIL, OK, WARN, Check
 
@@ -98,3 +99,20 @@ def test_a_program_gets_json_and_nothing_else(capsys, monkeypatch, good_machine)
     said = json.loads(capsys.readouterr().out)
     assert said["status"] == FAIL
     assert said["checks"][-1] == {"name": "engine x", "status": "fail", "found": "no", "advice": "do"}
+
+
+class Blind(gym.Env):
+    """Draws, it says, and finds no way to: what engines raise then is their own."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
+    observation_space, action_space, render_mode = gym.spaces.Discrete(2), gym.spaces.Discrete(2), "rgb_array"
+
+    def render(self):
+        raise RuntimeError("gladLoadGL error")
+
+
+def test_an_engine_that_cannot_draw_here_is_one_message():
+    slots = enjoy.Slots(Blind())
+    assert slots.draws
+    with pytest.raises(enjoy.BadInputError, match="--env=gym_Blind: cannot draw here: RuntimeError: gladLoadGL error"):
+        enjoy.take_frame(slots, "gym_Blind")

@@ -406,23 +406,6 @@ def test_bad_input_is_one_message_and_status_2(cartpole, capsys, tmp_path, flag,
     assert not list(tmp_path.iterdir())
 
 
-class Blind(gym.Env):
-    """Draws, it says, and finds no way to: what engines raise then is their own."""
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
-    observation_space, action_space, render_mode = gym.spaces.Discrete(2), gym.spaces.Discrete(2), "rgb_array"
-
-    def render(self):
-        raise RuntimeError("gladLoadGL error")
-
-
-def test_an_engine_that_cannot_draw_here_is_one_message():
-    slots = enjoy.Slots(Blind())
-    assert slots.draws
-    with pytest.raises(enjoy.BadInputError, match="--env=gym_Blind: cannot draw here: RuntimeError: gladLoadGL error"):
-        enjoy.take_frame(slots, "gym_Blind")
-
-
 def test_files_that_cannot_be_used_are_named(cartpole, capsys, tmp_path):
     torn = tmp_path / "torn.pth"
     torn.write_bytes(b"torn")

@@ -121,12 +121,12 @@ def read(path: Path, steps: int | None = None) -> dict[tuple[str, str, int], Cur
     found: dict[tuple[str, str, int], list[dict[str, str]]] = {}
     for row in rows:
         found.setdefault((row["algo"], row["env"], int(row["seed"])), []).append(row)
-    return {
-        key: Curve(
-            key[2], *(np.asarray([float(row[name]) for row in of]) for name in ("steps", "seconds", "return")), math.nan, math.nan
-        )
-        for key, of in found.items()
-    }
+    return {key: _curve(key[2], of) for key, of in found.items()}
+
+
+def _curve(seed: int, rows: Sequence[dict[str, str]]) -> Curve:
+    steps, seconds, returns = (np.asarray([float(row[name]) for row in rows]) for name in ("steps", "seconds", "return"))
+    return Curve(seed, steps, seconds, returns, fixup_share=math.nan, kl_max_rel=math.nan)
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

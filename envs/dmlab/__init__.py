@@ -259,7 +259,7 @@ def share_faults(cfg: Any) -> list[str]:
         return []
     fitting = equal_shares(levels, workers, each, cfg.worker_num_splits)
     count = f"{workers * each} environments ({here}) are no multiple of {levels} levels"
-    return [f"--num_envs_per_worker={each}: {count}, which could not share them equally; {fitting} can, which is the default"]
+    return [f"--num_envs_per_worker={each}: {count}, which could not share them equally; use {fitting}, the default"]
 
 
 def notes(cfg: Any) -> list[str]:

@@ -141,7 +141,7 @@ def level_faults(env: str, subset: str, playable: tuple[str, ...], engine: str) 
             found.append(" ".join(filter(None, [f"--dmlab_levels={subset}: {part} is not a level of DMLab-30;", hint])))
     levels = levels_of(env, subset)
     if len(set(levels)) < len(levels):
-        found.append(f"--dmlab_levels={subset}: a level is named twice")
+        found.append(f"--dmlab_levels={subset}: a level is named twice; name each once")
     lacking = [level for level in levels if level_file(level) not in playable]
     if lacking and not found:
         flag = f"--dmlab_levels={subset}" if subset else f"--env={env}"

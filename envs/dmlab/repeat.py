@@ -48,10 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         record = json.loads(path.read_text())
         missing = {"level", "engine", "seed", "flags", "actions"} - set(record)
     except (OSError, ValueError) as exc:
-        print(f"{path}: {exc}", file=sys.stderr)
+        print(f"{path}: must be the file that the fault's message names: {exc}", file=sys.stderr)
         return 2
     if missing:
-        print(f"{path}: not the record of an episode: it has no {', '.join(sorted(missing))}", file=sys.stderr)
+        print(f"{path}: must be the file that a fault's message names; it has no {', '.join(sorted(missing))}", file=sys.stderr)
         return 2
     try:
         print(repeat(record))

@@ -156,6 +156,19 @@ def _id_of(env_name: str) -> str:
     return env_name.removeprefix(PREFIX)
 
 
+def _checked(made: Any, who: str) -> Any:
+    """What a user's function has made, which must be an environment.
+
+    Raises:
+        TypeError: it is none.
+    """
+    import gymnasium
+
+    if not isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv) and not hasattr(made, "possible_agents"):
+        raise TypeError(f"{who} returned {made!r}: must be an environment of Gymnasium, or of PettingZoo's parallel API")
+    return made
+
+
 def _make(env_id: str, kwargs: dict[str, Any]) -> Any:
     """By a function of a module, by Gymnasium's registry, or by its registry of vector environments."""
     import gymnasium
@@ -165,10 +178,7 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> Any:
         module = importlib.import_module(module_name)
         function = getattr(module, name, None)
         if callable(function) and name not in gymnasium.registry:
-            made = function(**kwargs)
-            if not isinstance(made, gymnasium.Env) and not hasattr(made, "possible_agents"):
-                raise TypeError(f"{name} returned {made!r}: must be an environment of Gymnasium, or of PettingZoo's parallel API")
-            return made
+            return _checked(function(**kwargs), name)
     spec = gymnasium.registry.get(name)
     if spec is not None and spec.entry_point is None and getattr(spec, "vector_entry_point", None) is not None:
         return gymnasium.make_vec(name, vectorization_mode="custom", **kwargs)
@@ -183,7 +193,7 @@ def _made(env_name: str, cfg: Any, render_mode: str | None = None) -> Any:
     kwargs = {**rendering, **_env_kwargs(getattr(cfg, "env_kwargs", "{}"))}
     env = _make(_id_of(env_name), kwargs)
     for wrapper in _wrappers(getattr(cfg, "env_wrappers", "")):
-        env = wrapper(env)
+        env = _checked(wrapper(env), f"--env_wrappers: {getattr(wrapper, '__name__', wrapper)}")
     return env
 
 
@@ -223,7 +233,9 @@ def faults(cfg: Any) -> list[str]:
         if (hint := engines.mujoco_hint(str(error), engines.installed("mujoco"))) is not None:
             return [f"--env={cfg.env}: {hint}"]
         arguments = getattr(cfg, "env_kwargs", "{}")
-        return [f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}"]
+        return [
+            f"--env={cfg.env}, --env_kwargs={arguments}: cannot be made: {type(error).__name__}: {error}; look at what it takes"
+        ]
     try:
         parts = agents_of(env) if is_several(env) else env
         found = space_faults(parts.observation_space, parts.action_space)

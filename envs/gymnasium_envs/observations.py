@@ -78,7 +78,7 @@ def _box_part(path: tuple[str | int, ...], space: spaces.Box) -> Part:
     if axis is None:
         size = int(np.prod(space.shape))
         if size == 0:
-            raise UnsuitableSpaceError(f"{_name(path)} space {space}: has nothing in it")
+            raise UnsuitableSpaceError(f"{_name(path)} space {space}: has nothing in it, and must hold a number")
         # bounds of another type may not fit into float32; nothing downstream reads them
         return Part(path, space, _vector(size), lambda x: np.asarray(x, np.float32).reshape(size), inexact)
     dtype = np.uint8 if space.dtype == np.uint8 else np.float32

@@ -167,7 +167,7 @@ def node_selector(text: str) -> dict[str, str]:
     for part in filter(None, text.split(",")):
         key, has_value, value = part.partition("=")
         if not has_value or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise ValueError(f"{part} is not KEY=VALUE of a label")
+            raise ValueError(f"must be KEY=VALUE of a label, not {part}")
         found[key] = value
     return found
 
@@ -183,7 +183,7 @@ def tolerations(text: str) -> list[dict[str, str]]:
         taint, _, effect = part.rpartition(":")
         key, has_value, value = taint.partition("=")
         if effect not in _EFFECTS or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise ValueError(f"{part} is not KEY=VALUE:EFFECT or KEY:EFFECT, where EFFECT is one of {', '.join(_EFFECTS)}")
+            raise ValueError(f"must be KEY=VALUE:EFFECT or KEY:EFFECT, not {part}, where EFFECT is one of {', '.join(_EFFECTS)}")
         match = {"operator": "Equal", "value": value} if has_value else {"operator": "Exists"}
         found.append({"key": key, **match, "effect": effect})
     return found

@@ -62,7 +62,7 @@ class LocalBackend(Backend):
             found.append(f"--experiments_per_gpu={args.experiments_per_gpu}: must be an integer >= 1")
         gpus, cores = visible_gpus(), len(cores_in_order())
         if args.num_gpus > len(gpus):
-            found.append(f"--num_gpus={args.num_gpus}: this machine has {len(gpus)}")
+            found.append(f"--num_gpus={args.num_gpus}: must be at most {len(gpus)}, those of this machine")
         found += one_machine_fault(args, "local", "its runs are on this machine")
         if found:
             return found

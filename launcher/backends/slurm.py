@@ -360,7 +360,7 @@ def _extra_faults(items: Sequence[str]) -> list[str]:
     for item in items:
         key, _, value = _split_extra(item)
         if not _KEY.fullmatch(key):
-            found.append(f"--slurm_extra {item}: must be KEY=VALUE or KEY, an option of sbatch without its dashes")
+            found.append(f"--slurm_extra {item!r}: must be KEY=VALUE or KEY, an option of sbatch without its dashes")
         elif key in _OWN_KEYS:
             instead = f"use {_OWN_KEYS[key]}" if _OWN_KEYS[key] else "set by the launcher"
             found.append(f"--slurm_extra {key}: {instead}")

@@ -32,10 +32,10 @@ def read_weights(source: str, policy_id: int) -> dict[str, Any]:
         try:
             state = checkpoints.load(path)
         except (checkpoints.UnreadableError, OSError) as exc:
-            raise checkpoints.CheckpointError(f"--init_from={source}: {exc}") from exc
+            raise checkpoints.CheckpointError(f"--init_from={source}: must be a checkpoint that can be read: {exc}") from exc
         if isinstance(state, dict) and isinstance(state.get("model"), dict):
             return state
-        raise checkpoints.CheckpointError(f"--init_from={source}: not a checkpoint, a dict with a dict 'model'")
+        raise checkpoints.CheckpointError(f"--init_from={source}: must be a checkpoint, a dict with a dict 'model'")
     for owner in dict.fromkeys((policy_id, 0)):
         if (state := checkpoints.load_newest(path / f"checkpoint_p{owner}", "checkpoint_*.pth")) is not None:
             return state

@@ -41,7 +41,9 @@ def find_checkpoint(directory: Path, which: str | None, policy_id: int = 0) -> P
         files = sorted(folder.glob(CHECKPOINTS[kind]))
         if files:
             return files[-1]
-    raise BadInputError(f"{folder}: no {' or '.join(wanted)} checkpoint")
+    raise BadInputError(
+        f"{folder}: no {' or '.join(wanted)} checkpoint; look at --checkpoint and --policy_id, or wait for the first one"
+    )
 
 
 def load_config(directory: Path, env: str | None = None) -> AttrDict:

@@ -94,7 +94,7 @@ def list_files(folder: Path) -> list[tuple[int, int, Path]]:
         if match := re.fullmatch(r"(?:p(\d+)_)?(\d+)", path.stem):
             found.append((int(match[1] or 0), int(match[2]), path))
     if not found:
-        raise UnreadableError(f"{folder}: no audit files; train with --audit_every=N")
+        raise UnreadableError(f"{folder}: no audit files; train with --audit_every=N, or wait for the N-th update")
     return sorted(found)
 
 
@@ -150,7 +150,8 @@ def _refuse_other_formats(contents: dict, name: str) -> None:
     if "state_dict" not in contents:
         raise UnreadableError(f"{name}: not an audit file: without format")
     raise UnreadableError(
-        f"{name}: written by an older version of sf_fixpo; format {FORMAT} is needed: train again, or use sf_fixpo 0.1.0 for it"
+        f"{name}: written by an older version of sf_fixpo; format {FORMAT} is needed: train again, or use sf_fixpo 0.1.0 for it; "
+        "move it away to audit what is newer"
     )
 
 

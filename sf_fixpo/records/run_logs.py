@@ -64,7 +64,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         LogError: no such folder or file, or it is not JSON.
     """
     if not directory.is_dir():
-        raise LogError(f"{directory}: no such folder")
+        raise LogError(f"{directory}: no such folder; must be that of an experiment")
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -115,7 +115,7 @@ def read_experiment(directory: Path, policy_id: int = 0) -> Experiment:
         try:
             rows = latest_rows(path, policy_id)
         except (ValueError, KeyError) as exc:
-            raise LogError(f"{path}: not an update log: {exc}") from exc
+            raise LogError(f"{path}: not an update log: {exc}; it must be as its run wrote it") from exc
     elif config.get("algo") != "APPO":
         raise LogError(f"{path}: no such file; has the run made its first update?")
     steps, returns = read_returns(directory, policy_id)
@@ -141,5 +141,5 @@ def read_trace(directory: Path, policy_id: int = 0) -> list[dict[str, Any]]:
     except (ValueError, KeyError) as exc:
         raise LogError(f"{path}: not a trace: {exc}") from exc
     if not rows:
-        raise LogError(f"{path}: holds no step of policy {policy_id}")
+        raise LogError(f"{path}: holds no step of policy {policy_id}; look at --policy_id")
     return rows

@@ -93,7 +93,9 @@ def _look_for(module: str) -> None:
     except (ImportError, ValueError) as exc:
         raise ScriptError(f"{module}: {exc}") from exc
     if spec is None:
-        raise ScriptError(f"{module}: no such module, here or on PYTHONPATH, or a package without __main__")
+        raise ScriptError(
+            f"{module}: no such module, here or on PYTHONPATH, or a package without __main__; name one that `python -m` runs"
+        )
 
 
 @contextmanager
@@ -134,7 +136,9 @@ def adopt(cfg: Any) -> None:
             except Registered:
                 _adopted.append(script)
             except SystemExit as exc:
-                raise ScriptError(f"{_called(script)} ended (status {exc.code}) before it came to train") from exc
+                raise ScriptError(
+                    f"{_called(script)} ended (status {exc.code}) before it came to train; it must call run_rl"
+                ) from exc
     if script.get("suite"):  # the environment is one of ours, and only the network may be the script's
         return
     if cfg.env not in global_env_registry():

@@ -14,7 +14,7 @@ from sf_fixpo.launcher.flags import add_job_args
 
 VERSIONS = ["1.30", "1.33", ".".join(kubernetes_validate.latest_version().split(".")[:2])]
 
-NEEDED = ["--k8s_image=registry.example/sf_fixpo:0.1.0", "--k8s_pvc=train-dir"]
+NEEDED = ["--k8s_image=registry.example/sf_fixpo:0.2.0", "--k8s_pvc=train-dir"]
 ALL = [
     *NEEDED,
     "--k8s_namespace=rl",

@@ -262,7 +262,7 @@ def test_all_faults_of_a_command_line_in_one_message(capsys):
         (run.main, ["--run=json"], "no RUN_DESCRIPTION"),
         (run.main, ["--run=x", "--backend=cloud"], "--backend=cloud: must be one of local, slurm, ray, kubernetes"),
         (run.main, ["--run=x", "--cpus_per_run=100000"], "--cpus_per_run=100000: 100000 cores are needed"),
-        (run.main, ["--run=x", "--num_gpus=1000"], "--num_gpus=1000: this machine has"),
+        (run.main, ["--run=x", "--num_gpus=1000"], "--num_gpus=1000: must be at most"),
         (run.main, ["--run=x", "--secrets_file=/none"], "--secrets_file=/none: cannot be read"),
         (resume.main, ["/none"], "/none: not the folder of a sweep"),
         (resume.main, [], "sweep"),

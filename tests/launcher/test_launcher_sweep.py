@@ -85,7 +85,7 @@ def test_all_faults_of_a_description_are_told():
     assert [line.split(":")[0] for line in found] == ["run 00_e", "run 01_e", "run 02_e"]
     assert "No closing quotation" in found[0]
     assert "must be resume" in found[1]
-    assert faults_of() == ["the description has no runs"]
+    assert faults_of() == ["the description has no runs; it must have one at least"]
     twice = [quick_run("x", "a"), quick_run("x", "a"), Run("a/b", (), "")]
     assert len(sweep.run_faults(twice)) == 3
 
@@ -174,6 +174,6 @@ def test_secrets_files_that_are_refused(tmp_path):
     with pytest.raises(SecretsFileError, match="mode is 640, others could read it: chmod 600"):
         read_secrets(path)
     path.chmod(0o600)
-    with pytest.raises(SecretsFileError, match="line 1 is not KEY=VALUE") as caught:
+    with pytest.raises(SecretsFileError, match="line 1 must be KEY=VALUE") as caught:
         read_secrets(path)
     assert SECRET not in str(caught.value)
