@@ -86,7 +86,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "--backend=...: needs ...; pip install 'sf_fixpo[cluster]'",
         "--backend=kubernetes: ...: a path with a colon cannot be mounted",
         "--secrets_file=...: no container has this file; use --k8s_secret",
-        "Kubernetes refused to ... Job ...: ...",
+        "Kubernetes refused to ... ...: ...",
         "lower-case letters, digits and -, at most 63",
         "the name of a resource, such as nvidia.com/gpu",
         "--backend=ray: cannot connect to a cluster at ...: ...",

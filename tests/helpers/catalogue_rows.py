@@ -188,6 +188,7 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
      "--k8s_user=0 --k8s_sub_path=/x --k8s_shm_size=64Gi --k8s_memory=1Gi --k8s_cpus_per_run=0 --k8s_node_selector=x --k8s_tolerations=x",
      ("--k8s_image=a b: must be the name of an image", "--k8s_pvc=A_B", "--k8s_user=0: must be an integer >= 1 (never root)")),
     ("launcher", "--run=json --backend=kubernetes", ("--k8s_image: must be given",)),
+    ("launcher", "--run=json --backend=ray --ranks=4 --nodes=2", ("--nodes=2: must be 1 with --backend=ray: a run is one task, on one node; slurm and kubernetes spread",)),
     ("launcher", "--run=json --backend=ray --ray_address=ray://x --ray_gpus_per_run=1.5 --ray_cpus_per_run=-1 --ray_memory=lots",
      ("--ray_address=ray://x: must be auto, local or HOST:PORT", "--ray_gpus_per_run=1.5", "--ray_cpus_per_run=-1", "--ray_memory=lots")),
     ("launcher", "--run=catalogue_sweep", ("--restart_behavior=restart: must be resume", "the name of two runs", "looks like a secret")),
