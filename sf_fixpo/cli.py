@@ -55,7 +55,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         """In place of argparse's own, which prints the whole usage above what is wrong."""
         said = message.removeprefix("argument ")
         if "unrecognized arguments: " in said:
-            flag = said.partition("arguments: ")[2].split()[0].partition("=")[0]
+            flag = said.partition("arguments: ")[2].partition(" ")[0].partition("=")[0]
             if near := difflib.get_close_matches(flag, parser._option_string_actions, n=2):
                 said = f"{said}; did you mean {' or '.join(near)}?"
         parser.exit(2, f"{parser.prog}: {said} (--help shows all flags)\n")

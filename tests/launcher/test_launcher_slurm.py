@@ -173,7 +173,7 @@ def test_time_limits(text, minutes):
         (["--slurm_time=tomorrow"], "--slurm_time=tomorrow: must be minutes, H:MM:SS or D-HH:MM:SS"),
         (["--slurm_time=3"], "--slurm_time=3: must be more than --slurm_signal_delay + 60 = 180 seconds"),
         (["--slurm_signal_delay=59"], "--slurm_signal_delay=59: must be an integer >= --stop_timeout + 15 = 60, seconds"),
-        (["--slurm_extra", "=x"], "--slurm_extra =x: must be KEY=VALUE or KEY"),
+        (["--slurm_extra", "=x"], "--slurm_extra '=x': must be KEY=VALUE or KEY"),
         (["--slurm_extra", "mem=1G"], "--slurm_extra mem: use --slurm_mem"),
         (["--slurm_extra", "output=x"], "--slurm_extra output: set by the launcher"),
         (["--slurm_extra", "comment=a\nb"], "--slurm_extra comment: its value must be one line"),

@@ -177,7 +177,7 @@ def test_every_level_gets_as_many_environments_as_every_other(preset, workers, e
 
 def test_unequal_shares_are_refused_with_the_nearest_equal_ones():
     argv = ["--env=dmlab_30", "--preset=laptop", "--dmlab_engine=vizdoom"]
-    said = r"--num_envs_per_worker=16: 32 environments .* no multiple of 30 levels.* 30 can"
+    said = r"--num_envs_per_worker=16: 32 environments .* no multiple of 30 levels.* use 30"
     with pytest.raises(train.BadInputError, match=said) as caught:
         train.parse_cfg([*argv, "--num_envs_per_worker=16"])
     assert "\n" not in str(caught.value), "nothing else is wrong"
