@@ -67,6 +67,23 @@ def test_classic_control_is_learned(env, tmp_path):
 
 
 @pytest.mark.slow
+def test_vizdoom_basic_is_learned_by_sample_factorys_own_script(tmp_path):
+    """Seed 1, measured: 0.43 (standard error 0.13) after 434,000 steps in 202 s; a random agent has -1.49 (0.24)."""
+    script = ("sf_examples.vizdoom.train_vizdoom", "--env=doom_basic", "--use_rnn=False", "--res_w=64", "--res_h=36")
+    flags = ("--device=cpu", "--num_workers=2", "--num_envs_per_worker=8", "--batch_size=1024", "--rollout=32", "--num_epochs=2")
+    flags += ("--train_for_env_steps=430000", "--seed=1", f"--train_dir={tmp_path}", "--experiment=run")
+    with started(tmp_path / "out", "-m", "sf_fixpo.run", *script, *flags) as run:
+        assert run.wait(600) == 0, run.report()
+    result = tmp_path / "result.json"
+    with started(
+        tmp_path / "eval", "-m", "sf_fixpo.evaluate", tmp_path / "run", "--episodes=60", f"--json={result}"
+    ) as evaluation:
+        assert evaluation.wait(200) == 0, evaluation.report()
+    assert json.loads(result.read_text())["mean"] > -0.3
+    assert all(row["kl_max"] <= row["eps_kl"] for row in latest_rows(tmp_path / "run" / UPDATE_LOG))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_learns_from_pixels(tmp_path):
     """A third of the demo's time is enough to beat a random agent by far more than the three standard errors it asks for."""
