@@ -164,7 +164,7 @@ class Batch:
         """
         values = sum(x[0].numel() for x in (*self.obs.values(), self.bound))
         shuffled = [part for part in parts if not isinstance(part, slice)]
-        if len(shuffled) < 2 or self.sequences is not None or len(self) * values > _JOINT_VALUES:
+        if len(shuffled) < max(2, len(parts)) or self.sequences is not None or len(self) * values > _JOINT_VALUES:
             return self, parts
         chosen = self.indices(np.concatenate(shuffled))
         order = copy(self)

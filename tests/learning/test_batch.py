@@ -114,6 +114,7 @@ def test_sequences_large_samples_and_what_is_in_order_already_are_left_where_the
         (batch_of(width=1 << 20), shuffled),
         (batch_of(), shuffled[:1]),
         (batch_of(), [slice(0, 8), slice(8, 16)]),
+        (batch_of(), [*shuffled, slice(16, 24)]),  # of which nothing may be lost
     ):
         same, unchanged = batch.in_order(parts)
         assert same is batch
