@@ -121,7 +121,9 @@ class FixPOConfig:
         choices=("every_epoch", "last_epoch", "off"),
     )
     fixup_loss: str = flag(
-        "kl", "Loss of a fixup step: the paper's mean KL, or the authors' beta * KL", choices=("kl", "beta_kl")
+        "kl",
+        "Loss of a fixup step: the paper's mean KL, the authors' beta * KL, or the mean KL of the states outside alone",
+        choices=("kl", "beta_kl", "outside"),
     )
     fixup_optimizer: str = flag(
         "fresh", "Adam's first moments at the start of a fixup phase: the primary phase's, or zero", choices=("shared", "fresh")
@@ -250,6 +252,8 @@ def _constraint_faults(cfg: Any) -> list[str]:
         found.append(f"--kl_mean_target={target}: must be 0 with --kl_stat=mean, where beta itself looks at the mean")
     elif target >= eps_kl:
         found.append(f"--kl_mean_target={target}: must be below --eps_kl={eps_kl}: no mean is above the largest")
+    if _get(cfg, "fixup_loss") == "outside" and _get(cfg, "kl_stat") == "mean":
+        found.append("--fixup_loss=outside: must be kl or beta_kl with --kl_stat=mean, which bounds no single state")
     return found
 
 

@@ -167,6 +167,21 @@ def kl_penalty(kl: Tensor, valids: Tensor | None, beta: Tensor | None = None, ta
     return masked_mean(weight * kl, valids)
 
 
+def states_outside(kl: Tensor, valids: Tensor | None, limit: float) -> Tensor:
+    """[B] bool: the valid states that are outside, or the one furthest out where rounding shows none; no part of the paper.
+
+    Never none, so that the mean over them has a gradient; of several learners each has one at least.
+
+    Args:
+        kl: [B] divergence per state, nats.
+        valids: [B] bool; None: all.
+        limit: what none may exceed.
+    """
+    own = kl.detach() if valids is None else torch.where(valids, kl.detach(), -1.0)
+    outside = own >= own.amax().clamp_max(limit)
+    return outside if valids is None else outside & valids
+
+
 def exploration_loss(distribution: Any, valids: Tensor | None, kind: str, coefficient: float) -> Tensor | float:
     """sample-factory's loss for exploration, in a form that asks the host nothing; no part of the paper.
 

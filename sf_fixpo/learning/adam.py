@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +62,10 @@ def _trains_differently(module: nn.Module) -> bool:
 def can_leave_out_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
     """Whether the device alone can decide that a step is none, bit for bit: nothing else is left behind by asking for it."""
     return type(optimizer) is torch.optim.Adam and not any(map(_trains_differently, model.modules()))
+
+
+def drop_first_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Of these parameters: where they are the policy's, the momentum that led out of the trust region. The critic's goes on."""
+    for parameter in parameters:
+        if "exp_avg" in (state := optimizer.state.get(parameter, {})):
+            state["exp_avg"].zero_()

@@ -14,11 +14,20 @@ from sample_factory.utils.attr_dict import AttrDict
 from torch import Tensor
 
 from sf_fixpo.algorithm.config import FixPOConfig
-from sf_fixpo.algorithm.losses import exploration_loss, kl_penalty, masked_mean, normalized, policy_loss, value_loss, vtrace
+from sf_fixpo.algorithm.losses import (
+    exploration_loss,
+    kl_penalty,
+    masked_mean,
+    normalized,
+    policy_loss,
+    states_outside,
+    value_loss,
+    vtrace,
+)
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.predication import Reading, Slots, chunked_fixup_phase
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, fixup_phase, from_parts
-from sf_fixpo.learning.adam import can_leave_out_steps, clipped_step
+from sf_fixpo.learning.adam import can_leave_out_steps, clipped_step, drop_first_moments
 from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS, Bad, Batch, Part, Progress
 from sf_fixpo.learning.graphs import Capture, StepGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
@@ -310,7 +319,10 @@ class Improvement:
         parameters = action_parameters(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
         kl = self.divergence.per_state(parameters, minibatch.bound)
         beta = self.penalty if self._fixpo.fixup_loss == "beta_kl" else None
-        loss, rate, skip = kl_penalty(kl, minibatch.valids, beta, minibatch.beta_ids), learning_rate, None
+        moved = minibatch.valids
+        if self._fixpo.fixup_loss == "outside":
+            moved = states_outside(kl, moved, self._fixpo.limit)
+        loss, rate, skip = kl_penalty(kl, moved, beta, minibatch.beta_ids), learning_rate, None
         if slots is not None:
             statistic = self.divergence.statistic(kl, minibatch.valids, minibatch.beta_ids)[0].max()
             skip = slots.skip(statistic, progress.bad, outside)
@@ -318,14 +330,8 @@ class Improvement:
             if rate.device.type != "cpu":  # whose kernels take a rate of their own precision only
                 rate = rate.float()
         kl_parts = self._own_parts(kl, minibatch)
-        self._descend(progress, loss, rate, skip=skip, valids=minibatch.valids, kl_parts=kl_parts)
+        self._descend(progress, loss, rate, skip=skip, valids=moved, kl_parts=kl_parts)
         return {"statistic": self._step_beta(kl, minibatch, skip, kl_parts), "skip": skip}
-
-    def drop_first_moments(self) -> None:
-        """Of what the fixup phase moves: the momentum that led out of the trust region. The critic's goes on."""
-        for parameter in self.policy_parameters:
-            if "exp_avg" in (state := self.optimizer.state.get(parameter, {})):
-                state["exp_avg"].zero_()
 
     def fixup(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
         """Algorithm 1, lines 8 to 15, on the staged state of the candidate; with `--fixup=off` one check, for the log."""
@@ -348,7 +354,7 @@ class Improvement:
 
     def _on_violation(self) -> None:
         if self._fixpo.fixup_optimizer == "fresh":
-            self.drop_first_moments()
+            drop_first_moments(self.optimizer, self.policy_parameters)
 
     def _fixup_by_device(self, progress: Progress, batch: Batch, verifier: Verifier) -> FixupResult:
         """With one read for every chunk of visits; its weights are those of `_fixup_by_host`."""

@@ -22,7 +22,7 @@ from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versio
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
-from sf_fixpo.learning.adam import use_fused_adam
+from sf_fixpo.learning.adam import drop_first_moments, use_fused_adam
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
@@ -317,7 +317,7 @@ class FixPOLearner(CheckpointingLearner):
                 if verified is None:
                     return self._roll_back(progress)
                 self.candidate.state.copy_(self.verifier.staged.state)
-                self.improvement.drop_first_moments()
+                drop_first_moments(self.optimizer, self.improvement.policy_parameters)
         self.rollbacks_in_row = 0
         return verified
 

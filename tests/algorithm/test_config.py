@@ -77,6 +77,7 @@ def test_the_last_allowed_value_is_allowed(flags):
     ("flags", "fault"),
     [
         ({"kl_stat": "mean", "kl_mean_target": 0.1}, "--kl_mean_target=0.1: must be 0 with --kl_stat=mean, where beta itself"),
+        ({"kl_stat": "mean", "fixup_loss": "outside"}, "--fixup_loss=outside: must be kl or beta_kl with --kl_stat=mean"),
         ({"eps_kl": 0.2, "kl_mean_target": 0.2}, "--kl_mean_target=0.2: must be below --eps_kl=0.2"),
         ({"beta_min": 3.0, "beta_max": 2.0}, "--beta_min=3.0: must not be above --beta_max=2.0"),
         ({"beta_min": 1.5}, "--beta_min=1.5: must not be above --beta_init=1.0"),

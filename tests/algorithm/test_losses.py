@@ -201,3 +201,19 @@ def test_no_mask_is_a_mask_of_all(dtype):
             value.sum().backward()
             results.append((value.detach(), leaf.grad))
         torch.testing.assert_close(results[0], results[1], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("kls", "valids", "outside"),
+    [
+        ([0.1, 0.7, 0.5, 0.2], None, [False, True, True, False]),
+        ([0.1, 0.7, 0.5, 0.2], [True, False, True, True], [False, False, True, False]),
+        ([0.1, 0.3, 0.2], None, [False, True, False]),  # rounding shows none: the furthest out
+        ([0.1, 0.3, 0.2], [True, False, True], [False, False, True]),
+    ],
+)
+def test_states_outside(kls, valids, outside):
+    mask = losses.states_outside(
+        torch.tensor(kls, requires_grad=True), None if valids is None else torch.tensor(valids), limit=0.5
+    )
+    assert mask.tolist() == outside

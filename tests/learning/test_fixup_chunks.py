@@ -24,6 +24,7 @@ CASES = {
     "few steps": (box_actions(), {"max_fixup_steps": 1}, {}),
     "plateaus": (box_actions(), {"fixup_plateau_steps": 1}, {}),
     "beta": (None, {"fixup_loss": "beta_kl", "fixup_optimizer": "shared"}, {}),
+    "outside": (MIXED, {"fixup_loss": "outside"}, {"invalid_share": 0.3}),
     "mean": (None, {"kl_stat": "mean"}, {}),
     "behaviour": (None, {"reference": "behaviour"}, {"lag": 2}),
 }

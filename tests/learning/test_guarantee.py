@@ -101,6 +101,7 @@ VARIANTS = {
     "last epoch": {"fixup": "last_epoch"},
     "shared optimizer": {"fixup_optimizer": "shared"},
     "beta in the fixup loss": {"fixup_loss": "beta_kl"},
+    "states outside": {"fixup_loss": "outside"},
     "other direction": {"kl_direction": "ref_pi"},
     "mean": {"kl_stat": "mean"},
     "constant beta": {"beta_lr": 0.0, "beta_init": 10.0},
