@@ -1,10 +1,14 @@
-"""Two variants of a study side by side, from the curves that are committed: means over seeds with intervals by Student's t.
+"""Variants of a study side by side, from the curves that are committed: means over seeds with intervals by Student's t.
 
     python -m benchmarks.compare benchmarks/results/demo_claim.csv --variants=fixpo,appo --threshold=8
+    python -m benchmarks.compare benchmarks/results/mujoco_tuned_claim.csv --variants=fixpo,appo --references=Hopper:2483
+
+The second pools tasks: of each variant the runs `<variant>_<task>`, their returns divided by the reference of the task, the
+interquartile mean with its interval by the stratified bootstrap, and how likely a run of the first is above one of another.
 
 A figure of a run is one number; what is shown of a variant is its mean over runs and the half width of its 95 % interval. The
-difference of two variants is by Welch's t, which does not take their spreads for equal; runs of the same seed are no pairs: those
-of asynchronous samplers are independent, whatever their seed.
+difference of two variants, the first and another, is by Welch's t, which does not take their spreads for equal; runs of the same
+seed are no pairs: those of asynchronous samplers are independent, whatever their seed.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from benchmarks.figures.statistics import pooled_iqm, probability_of_improvement
 
 _LEVEL = 0.95
 
@@ -65,6 +71,11 @@ class Curve:
         """Steps at the end of the first part with such a return; infinite where there is none."""
         reached = np.flatnonzero(self.returns >= threshold)
         return float(self.steps[reached[0]]) if len(reached) else math.inf
+
+    def seconds_to(self, threshold: float) -> float:
+        """Seconds until then; infinite where there is none."""
+        reached = np.flatnonzero(self.returns >= threshold)
+        return float(self.seconds[reached[0]]) if len(reached) else math.inf
 
     def at_time(self, seconds: float) -> float:
         """The return of the last part that had ended by then."""
@@ -125,19 +136,21 @@ def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, flo
     return mean, float(high - low) / 2
 
 
-def _shown(mean: float, half: float) -> str:
-    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
+def _shown(mean: float, half: float, digits: int = 2) -> str:
+    return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _variant_row(name: str, curves: list[Curve], threshold: float, seconds: float) -> str:
-    reached = [curve.steps_to(threshold) / 1e6 for curve in curves if math.isfinite(curve.steps_to(threshold))]
-    to_threshold = f"{_shown(*interval(reached))} ({len(reached)} of {len(curves)})" if reached else f"none of {len(curves)}"
+    there = [curve for curve in curves if math.isfinite(curve.steps_to(threshold))]
     cells = [
         name,
         str(len(curves)),
         _shown(*interval([curve.last for curve in curves])),
         _shown(*interval([curve.at_time(seconds) for curve in curves])),
-        to_threshold,
+        f"{_shown(*interval([curve.steps_to(threshold) / 1e6 for curve in there]))} ({len(there)} of {len(curves)})"
+        if there
+        else f"none of {len(curves)}",
+        _shown(*interval([curve.seconds_to(threshold) for curve in there]), digits=0) if there else "",
         f"{100 * max(curve.fall for curve in curves):.0f} %",
         "" if math.isnan(curves[0].fixup_share) else f"{100 * max(curve.fixup_share for curve in curves):.2f} %",
         "" if math.isnan(curves[0].kl_max_rel) else f"{max(curve.kl_max_rel for curve in curves):.3f}",
@@ -146,38 +159,86 @@ def _variant_row(name: str, curves: list[Curve], threshold: float, seconds: floa
 
 
 def table(variants: dict[str, list[Curve]], threshold: float) -> str:
-    """Both variants and what lies between them, in Markdown."""
+    """The variants, and what lies between the first and each other, in Markdown."""
     # at equal time: when the fastest of all runs was done
     seconds = min(curve.seconds[-1] for curves in variants.values() for curve in curves)
     heads = ["variant", "runs", "return, last tenth", f"return at {seconds:.0f} s", f"M steps to {threshold:g} (reached by)"]
-    heads += ["largest fall", "most fixup / primary steps", "worst KL / eps_kl"]
+    heads += [f"seconds to {threshold:g}", "largest fall", "most fixup / primary steps", "worst KL / eps_kl"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [_variant_row(name, curves, threshold, seconds) for name, curves in variants.items()]
-    (one, first), (other, second) = variants.items()
-    last = difference([curve.last for curve in first], [curve.last for curve in second])
-    timed = difference([curve.at_time(seconds) for curve in first], [curve.at_time(seconds) for curve in second])
-    lines += ["", f"{one} - {other}: {_shown(*last)} at equal steps, {_shown(*timed)} at equal time"]
-    steps = [np.mean([curve.steps_to(threshold) for curve in curves]) for curves in (first, second)]
-    if np.isfinite(steps).all():
-        lines[-1] += f"; {one} takes {steps[0] / steps[1]:.2f} of the steps to {threshold:g}"
+    lines += [_variant_row(name, curves, threshold, seconds) for name, curves in variants.items()] + [""]
+    (one, first), *others = variants.items()
+    for other, second in others:
+        last = difference([curve.last for curve in first], [curve.last for curve in second])
+        timed = difference([curve.at_time(seconds) for curve in first], [curve.at_time(seconds) for curve in second])
+        line = f"{one} - {other}: {_shown(*last)} at equal steps, {_shown(*timed)} at equal time"
+        steps = [np.mean([curve.steps_to(threshold) for curve in curves]) for curves in (first, second)]
+        if np.isfinite(steps).all():
+            line += f"; {one} takes {steps[0] / steps[1]:.2f} of the steps to {threshold:g}"
+        lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def pooled(variants: dict[str, dict[str, list[float]]], references: dict[str, float]) -> str:
+    """Tasks put together, in Markdown.
+
+    Args:
+        variants: by name and task, the returns of the runs.
+        references: by task, the return that counts as 1.
+    """
+    tasks = list(references)
+    heads = ["variant", *(f"{task} / {references[task]:g}" for task in tasks), "interquartile mean (95 %)", "runs"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    scores = {
+        name: {task: [value / references[task] for value in by_task[task]] for task in tasks}
+        for name, by_task in variants.items()
+    }
+    for name, by_task in scores.items():
+        middle, low, high = pooled_iqm(by_task)
+        cells = [name, *(_shown(*interval(by_task[task])) for task in tasks), f"{middle:.2f} ({low:.2f}-{high:.2f})"]
+        lines.append(f"| {' | '.join([*cells, str(sum(map(len, by_task.values())))])} |")
+    (one, first), *others = scores.items()
+    lines += [""]
+    lines += [
+        f"a run of {one} is above one of {other} with probability {probability_of_improvement(first, second):.2f}"
+        for other, second in others
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _references(text: str) -> dict[str, float]:
+    pairs = [part.partition(":") for part in text.split(",")]
+    return {task: float(value) for task, _, value in pairs}
+
+
+def _compared(args: argparse.Namespace, names: Sequence[str]) -> str:
+    if args.references is None:
+        return table({name: read(args.csv, name) for name in names}, args.threshold)
+    return pooled(
+        {name: {task: [run.last for run in read(args.csv, f"{name}_{task}")] for task in args.references} for name in names},
+        args.references,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 where a variant or the file is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("csv", type=Path, help="what benchmarks.curves has written")
-    parser.add_argument("--variants", default="fixpo,appo", help="two of them, comma-separated")
-    parser.add_argument("--threshold", type=float, required=True, help="a return, to be reached")
+    parser.add_argument(
+        "--variants", default="fixpo,appo", help="two or more of them, comma-separated; the first beside each other"
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--threshold", type=float, help="a return, to be reached")
+    what.add_argument(
+        "--references", type=_references, metavar="TASK:RETURN,...", help="pool these tasks, their returns in these units"
+    )
     args = parser.parse_args(argv)
-    names = args.variants.split(",")
-    if len(names) != 2:
-        parser.error(f"--variants={args.variants}: two, comma-separated")
+    names = list(dict.fromkeys(args.variants.split(",")))
+    if len(names) < 2:
+        parser.error(f"--variants={args.variants}: two or more, comma-separated")
     try:
-        variants = {name: read(args.csv, name) for name in names}
+        print(_compared(args, names), end="")
     except (OSError, ValueError) as exc:
         parser.error(str(exc))
-    print(table(variants, args.threshold), end="")
     return 0
 
 

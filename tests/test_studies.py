@@ -118,8 +118,8 @@ def test_a_comparison_is_by_students_t(tmp_path, capsys):
     assert half == pytest.approx(float(stats.t.ppf(0.975, 1.10808)) * (1 / 3 + 6.25) ** 0.5, rel=1e-3)
     assert compare.main([str(path), "--threshold=8"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| fixpo | 3 | 9.00 ± 2.48 | 7.67 ± 3.79 | 0.00 ± 0.00 (3 of 3) | 25 % | 3.00 % | 0.950 |"
-    assert lines[3].startswith("| appo | 2 | 5.50 ± 31.77 | 3.50 ± 6.35 | 0.00 (1 of 2) | 0 % |  |  |")
+    assert lines[2] == "| fixpo | 3 | 9.00 ± 2.48 | 7.67 ± 3.79 | 0.00 ± 0.00 (3 of 3) | 33 ± 14 | 25 % | 3.00 % | 0.950 |"
+    assert lines[3].startswith("| appo | 2 | 5.50 ± 31.77 | 3.50 ± 6.35 | 0.00 (1 of 2) | 50 | 0 % |  |  |")
     assert lines[-1].startswith("fixpo - appo: 3.50 ± ")
     assert "of the steps" not in lines[-1], "one run of APPO's never got there"
 
@@ -138,10 +138,33 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys):
     write_curves(path, fixpo_1=[0, 8], appo_0=[0, 1])
     for argv, message in (
         ([str(path), "--variants=fixpo,ppo"], "no variant ppo; it has appo, fixpo"),
-        ([str(path), "--variants=fixpo"], "--variants=fixpo: two"),
+        ([str(path), "--variants=fixpo,fixpo"], "--variants=fixpo,fixpo: two or more"),
         ([str(tmp_path / "none.csv")], "none.csv"),
     ):
         with pytest.raises(SystemExit) as ended:
             compare.main([*argv, "--threshold=8"])
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_tasks_are_pooled_in_units_of_a_reference(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    runs = {"fixpo": {"A": [1, 2, 3, 4], "B": [10, 20, 30, 40]}, "appo": {"A": [1, 1, 1, 1], "B": [20, 20, 20, 20]}}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("variant", "seed", "steps", "seconds", "return", "fixup_share", "kl_max_rel"))
+        writer.writeheader()
+        for algo, by_task in runs.items():
+            for task, returns in by_task.items():
+                for seed, value in enumerate(returns):
+                    writer.writerow({"variant": f"{algo}_{task}", "seed": seed, "steps": 100, "seconds": 1, "return": value})
+    assert compare.main([str(path), "--references=A:2,B:20"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 0.5, 1, 1.5, 2 twice: without a quarter at each end 1, 1, 1.5, 1.5
+    _, one, two, both, _ = lines[2].split(" | ")
+    assert (one, two, both[:6]) == ("1.25 ± 1.03", "1.25 ± 1.03", "1.25 (")
+    assert lines[3].startswith("| appo | 0.50 ± 0.00 | 1.00 ± 0.00 | 0.75 (0.75-0.75) | 8 |")
+    # A: three of 4 above 1 and one equal; B: two of 4 above 20 and one equal
+    assert lines[-1] == "a run of fixpo is above one of appo with probability 0.75"
+    with pytest.raises(SystemExit):
+        compare.main([str(path), "--references=A:2,C:20"])
+    assert "no variant fixpo_C" in capsys.readouterr().err
