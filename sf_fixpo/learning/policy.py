@@ -21,7 +21,7 @@ from sf_fixpo.learning.masks import Masking, without_mask
 from sf_fixpo.learning.networks import SEPARATE, SHARED, channels_last, takes_channels_last
 from sf_fixpo.learning.sequences import Packing
 from sf_fixpo.learning.state import FlatState
-from sf_fixpo.learning.unrolling import can_unroll, unroll
+from sf_fixpo.learning.unrolling import can_unroll, run_core
 
 # Values of images that a known encoder gets in one call on a CPU. Measured, 72 x 96 pixels on two CPU cores: 1024 images at once
 # take 2.5 times as long as 200 after 200, forward and backward alike; smaller parts gain no more, and wait oftener for each
@@ -68,9 +68,9 @@ def _encode_in(dtype: torch.dtype, encoder: Callable[[TensorDict], Tensor], obs:
 
 
 def _run_core(core: ModelCore, x: Tensor, rnn_states: Tensor, packing: Packing) -> Tensor:
-    """[n, H] of a core over whole trajectories: as a loop, or packed where it is none that is known."""
+    """[n, H] of a core over whole trajectories: packed where it is none that is known."""
     if type(core) is ModelCoreRNN and can_unroll(core.core):
-        return unroll(core.core, x, rnn_states, packing.keep)
+        return run_core(core.core, x, rnn_states, packing)
     sequences, first = packing.pack(x, rnn_states)
     return packing.unpack(core(sequences, first)[0])
 

@@ -1,7 +1,7 @@
 """Sequences of a batch for a recurrent core: what may flow on to what.
 
-A core that is known runs as a loop whose state is reset by a mask (`unrolling`). Any other gets packed sequences, worked out on
-the host.
+A core that is known runs as a loop whose state is reset by a mask, or, an LSTM on a CPU, over sequences that are padded to one
+length (`unrolling`). Any other gets packed sequences. Both are worked out on the host.
 
 Shapes: E trajectories of T steps, one after the other, so that sample i is step i % T of trajectory i // T; S size of the
 recurrent state, F features. A sequence is a run of steps of one trajectory up to the end of an episode.
@@ -73,6 +73,39 @@ def lay_out(ends: np.ndarray, device: torch.device | str) -> Layout:
 
 
 @dataclass(frozen=True)
+class Padded:
+    """Sequences side by side, each filled up to the length of the longest with its own last sample.
+
+    Attributes:
+        samples: [L, Q] sample of each step of each sequence.
+        places: [n] where each sample is, in `samples` as one row.
+        starts: [Q] first sample of each sequence.
+        carried: [Q, 1] bool, whether a sequence goes on from a recorded state; after the end of an episode it starts from zero.
+    """
+
+    samples: Tensor
+    places: Tensor
+    starts: Tensor
+    carried: Tensor
+
+
+def pad_out(ends: np.ndarray) -> Padded:
+    """Puts the sequences of trajectories side by side, on the host.
+
+    Args:
+        ends: [e, T] bool, steps after which nothing flows on; the last of every trajectory is one.
+    """
+    recurrence, ends = ends.shape[1], ends.reshape(-1)
+    last = np.flatnonzero(ends)
+    starts = np.concatenate([[0], last[:-1] + 1])
+    samples = np.minimum(starts + np.arange((last - starts).max() + 1)[:, None], last)
+    sequence = np.repeat(np.arange(len(starts)), last - starts + 1)
+    places = (np.arange(len(ends)) - starts[sequence]) * len(starts) + sequence
+    carried = torch.from_numpy(starts % recurrence == 0).unsqueeze(1)
+    return Padded(torch.from_numpy(samples), torch.from_numpy(places), torch.from_numpy(starts), carried)
+
+
+@dataclass(frozen=True)
 class Packing:
     """What may flow on to what in some trajectories, for one call of a recurrent core.
 
@@ -95,6 +128,11 @@ class Packing:
         if self.ends is None:
             raise RuntimeError("a packed sequence takes the lengths of episodes, which only the device knows here")
         return lay_out(self.ends, self.keep.device)
+
+    @cached_property
+    def padded(self) -> Padded | None:
+        """Side by side; None where the host does not know, or where the passes are not made by it."""
+        return None if self.ends is None or self.keep.device.type != "cpu" else pad_out(self.ends)
 
     def on_device(self) -> Packing:
         """The same in memory of its own, which may hold other trajectories later: for a core that runs as a loop."""

@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.synthetic import make_batch, make_learner, small_shape
 from sf_fixpo.learning import policy
 from sf_fixpo.learning.sequences import Sequences
-from sf_fixpo.learning.unrolling import can_unroll, unroll
+from sf_fixpo.learning.unrolling import can_unroll, run_core, unroll
 
 UNITS = 6
 
@@ -27,14 +27,16 @@ def size_of(kind, layers):
     return UNITS * layers * (2 if kind == "lstm" else 1)
 
 
-def both(core, ends, x, states, steps):
-    """Outputs and gradients by packed sequences and by the loop."""
+def all_ways(core, ends, x, states, steps):
+    """Outputs and gradients by packed sequences, by the loop, and by whichever way is the faster one."""
     packing = Sequences(ends, steps, "cpu").part(slice(0, len(ends)))
     found = []
-    for by_loop in (False, True):
+    for way in ("packed", "loop", "padded"):
         inputs = x.clone().requires_grad_()
-        if by_loop:
+        if way == "loop":
             outputs = unroll(core.core, inputs, states, packing.keep)
+        elif way == "padded":
+            outputs = run_core(core.core, inputs, states, packing)
         else:
             sequences, first = packing.pack(inputs, states)
             outputs = packing.unpack(core(sequences, first)[0])
@@ -59,10 +61,12 @@ def test_the_loop_is_the_packed_call_within_rounding(kind, layers, trajectories,
     core = make_core(kind, 5, layers)
     x = torch.randn(len(ends), 5, generator=generator)
     states = torch.randn(len(ends), size_of(kind, layers), generator=generator)
-    for packed, loop in zip(*both(core, ends, x, states, steps), strict=True):
+    for packed, loop, padded in zip(*all_ways(core, ends, x, states, steps), strict=True):
         torch.testing.assert_close(loop, packed, rtol=1e-5, atol=2e-6)
-    for packed, loop in zip(*both(core.double(), ends, x.double(), states.double(), steps), strict=True):
+        torch.testing.assert_close(padded, packed, rtol=1e-5, atol=2e-6)
+    for packed, loop, padded in zip(*all_ways(core.double(), ends, x.double(), states.double(), steps), strict=True):
         torch.testing.assert_close(loop, packed, rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(padded, packed, rtol=1e-13, atol=1e-14)
 
 
 def sigmoid(x):
@@ -105,6 +109,36 @@ def test_what_is_no_number_ends_with_its_episode():
     assert found.tolist() == [True, False, True, True, True, True, True, True]
 
 
+def test_what_is_no_number_ends_with_its_episode_side_by_side_too():
+    core, x, states = make_core("lstm", 3), torch.randn(8, 3), torch.randn(8, 2 * UNITS)
+    x[1], states[1:4], states[5:] = torch.nan, torch.nan, torch.nan
+    packing = Sequences(np.array([0, 1, 0, 0, 0, 0, 0, 0], dtype=bool), 4, "cpu").part(slice(0, 8))
+    found = run_core(core.core, x, states, packing).isfinite().all(1)
+    assert found.tolist() == [True, False, True, True, True, True, True, True]
+
+
+def test_an_lstm_on_a_cpu_is_one_call_whose_gradient_has_a_gradient():
+    """As TRPO's curvature takes it."""
+    core = make_core("lstm", 3).double()
+    packing = Sequences(np.array([0, 1, 0, 0, 0, 0, 1, 0], dtype=bool), 4, "cpu").part(slice(0, 8))
+    states = torch.randn(8, 2 * UNITS, dtype=torch.float64)
+    single = make_core("lstm", 3)
+    assert "Mkldnn" in single.core(torch.randn(4, 2, 3))[0].grad_fn.name(), "or it is no faster"
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda inputs: run_core(core.core, inputs, states, packing), x)
+
+
+@pytest.mark.parametrize(("units", "rate", "loops"), [(8, 0.3, False), (256, 0.0, False), (256, 0.3, True)])
+def test_many_short_episodes_of_a_large_core_run_as_a_loop(units, rate, loops):
+    """Which would cost more filled up to one length than the calls of the loop."""
+    core = ModelCoreRNN(SimpleNamespace(rnn_type="lstm", rnn_size=units, rnn_num_layers=1), units)
+    ends = np.random.default_rng(0).random(16 * 32) < rate
+    packing = Sequences(ends, 32, "cpu").part(slice(0, len(ends)))
+    outputs = run_core(core.core, torch.randn(len(ends), units), torch.zeros(len(ends), 2 * units), packing)
+    assert (outputs.grad_fn.name() == "UnsafeViewBackward0") is loops
+    assert (outputs.grad_fn.name() == "IndexSelectBackward0") is not loops
+
+
 class OwnLSTM(nn.LSTM):
     """May do anything."""
 
@@ -136,18 +170,18 @@ def test_what_is_not_known_is_packed(layer):
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_check_and_step_run_the_loop_and_a_core_of_ones_own_is_packed(kind, share, tmp_path, monkeypatch):
+def test_check_and_step_run_it_alike_and_a_core_of_ones_own_is_packed(kind, share, tmp_path, monkeypatch):
     flags = {**BUSY, "use_rnn": True, "rnn_type": kind, "rnn_size": 8, "actor_critic_share_weights": share}
     learner = make_learner("FIXPO", small_shape(**flags), train_dir=tmp_path)
-    loops = []
-    monkeypatch.setattr(policy, "unroll", lambda *args: (loops.append(torch.is_grad_enabled()), unroll(*args))[1])
+    runs = []
+    monkeypatch.setattr(policy, "run_core", lambda *args: (runs.append(torch.is_grad_enabled()), run_core(*args))[1])
     learner.train(make_batch(learner, seed=0, done_rate=0.2))
     batch, _ = learner._update
-    assert {True, False} == set(loops)
+    assert {True, False} == set(runs)
     assert all("layout" not in vars(packing) for packing in batch.sequences._parts.values()), "nothing was packed"
     arguments = batch.obs, batch.samples["rnn_states"], batch.packing(slice(0, len(batch)))
-    by_loop = policy.forward(learner.candidate.model, *arguments)
+    known = policy.forward(learner.candidate.model, *arguments)
     monkeypatch.setattr(policy, "can_unroll", lambda layer: False)
     packed = policy.forward(learner.candidate.model, *arguments)
     for key in ("action_logits", "values"):
-        torch.testing.assert_close(by_loop[key], packed[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(known[key], packed[key], rtol=1e-5, atol=1e-6)
