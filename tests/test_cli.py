@@ -16,6 +16,7 @@ from sf_fixpo import train as program
 from sf_fixpo.running.fit import env_faults
 
 CARTPOLE = f"--env={ENV}"
+ANEW = "--restart_behavior=overwrite"
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_bad_input_that_needs_the_environment_to_be_seen(tmp_path):
 def trained(tmp_path_factory):
     """A short run with settings of its own, and its output."""
     folder = tmp_path_factory.mktemp("trained")
-    run = train(folder, "run", *SERIAL, "--eps_kl=0.07", "--train_for_env_steps=128", "--save_every_sec=1", "--seed=3")
+    run = train(folder, "run", *SERIAL, "--eps_kl=0.07", "--train_for_env_steps=128", "--save_every_sec=1", "--seed=3", ANEW)
     assert run.popen.returncode == 0, run.report()
     return folder, run
 
@@ -228,9 +229,10 @@ def test_resuming_keeps_the_saved_settings_and_flags_go_over_them(trained):
     saved = program.parse_cfg(base)
     assert (saved.eps_kl, saved.rollout, saved.batch_size, saved.seed, saved.serial_mode) == (0.07, 16, 32, 3, True)
     assert saved.encoder_mlp_layers == [16]
+    assert saved.restart_behavior == "resume", "a run that was started over another's remains is not itself to be removed"
     changed = program.parse_cfg([*base, "--eps_kl=0.09"])
     assert (changed.eps_kl, changed.rollout) == (0.09, 16)
-    anew = program.parse_cfg([*base, "--restart_behavior=overwrite"])
+    anew = program.parse_cfg([*base, ANEW])
     assert (anew.eps_kl, anew.rollout) == (0.5, 128)
     with pytest.raises(program.BadInputError, match=r"--eps_kl=-1\.0: must be"):
         program.parse_cfg([*base, "--eps_kl=-1"])

@@ -171,8 +171,9 @@ def resumed(cfg: argparse.Namespace) -> AttrDict:
         raise BadInputError(f"--experiment={cfg.experiment}: its config.json cannot be read: {exc}") from None
     if found := setting_faults(saved, all_flags(str(here.env), _suite_args(here.env))):
         raise BadInputError("\n".join(f"--experiment={cfg.experiment}: its config.json cannot be used: {line}" for line in found))
-    # where the folder lies now, whatever it was called when it was written
-    saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line")})
+    # where the folder lies now, whatever it was called when it was written; and a run that was started over something else goes
+    # on: what that start did to the folder is not to be done again
+    saved.update({key: here[key] for key in ("train_dir", "experiment", "cli_args", "command_line", "restart_behavior")})
     return saved
 
 

@@ -130,7 +130,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(tmp_path):
 @pytest.mark.slow
 def test_a_copy_goes_on_where_it_is(tmp_path):
     (tmp_path / "a").mkdir()
-    train(tmp_path / "a", "--experiment=run", "--train_for_env_steps=128")
+    train(tmp_path / "a", "--experiment=run", "--train_for_env_steps=128", "--restart_behavior=overwrite")
     shutil.copytree(tmp_path / "a" / "td" / "run", tmp_path / "b" / "td" / "renamed [1]*")
     before = contents(tmp_path / "a" / "td")
     shutil.move(tmp_path / "a" / "td", tmp_path / "elsewhere")
