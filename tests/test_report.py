@@ -148,6 +148,13 @@ def test_faults_are_those_of_the_log(tmp_path):
     assert faults_of(run.experiment) == run.faults[2:]
 
 
+@pytest.mark.parametrize(("seconds", "faults"), [(500.0, 0), (300.0, 1)])
+def test_a_run_that_had_its_time_is_at_its_end(tmp_path, seconds, faults):
+    folder = write_run(tmp_path / "run", [update_row(i) for i in range(1, 11)], train_for_seconds=540)
+    experiment = read_run(folder, "run", 0, dict).experiment
+    assert len(faults_of(experiment, seconds)) == faults
+
+
 def test_phases_come_in_the_order_of_the_algorithm():
     assert list(phase_seconds([update_row(1)])) == ["prepare", "reference", "primary", "check", "fixup", "publish"]
     assert phase_seconds([]) == {}

@@ -115,14 +115,20 @@ def read_run(folder: Path, name: str, policy_id: int, publish: Callable[[Mapping
     experiment = Experiment(
         name, publish(read.config), read.rows, read.return_steps, read.returns, read.entropy_steps, read.entropies
     )
+    fps = read_scalars(folder, FPS_TAG, policy_id)
+    seconds = float(np.ptp(fps[:, 1])) if len(fps) else 0.0
     films = [path for path in sorted(folder.glob("videos/*.mp4")) if path.stat().st_size <= _LARGEST_FILM]
     return RunData(
         name=name,
         experiment=experiment,
-        fps=read_scalars(folder, FPS_TAG, policy_id)[:, ::2],
+        fps=fps[:, ::2],
         evaluations=_read_evaluations(folder, policy_id),
         scores=_read_scores(folder),
-        faults=[*sweep_faults(sweep_state(folder)), *file_faults(folder, policy_id, len(read.rows)), *faults_of(experiment)],
+        faults=[
+            *sweep_faults(sweep_state(folder)),
+            *file_faults(folder, policy_id, len(read.rows)),
+            *faults_of(experiment, seconds),
+        ],
         films=films,
     )
 
@@ -188,8 +194,13 @@ def _plural(count: int, what: str) -> str:
     return f"{count:,} update{'s' if count != 1 else ''} {what}"
 
 
-def faults_of(experiment: Experiment) -> list[str]:
-    """What the update log says went wrong, worst first."""
+def faults_of(experiment: Experiment, seconds: float = 0.0) -> list[str]:
+    """What the update log says went wrong, worst first.
+
+    Args:
+        experiment: the run.
+        seconds: between the first and the last that it logged.
+    """
     rows, config = experiment.rows, experiment.config
     found = []
     if rows and is_enforced(config) and (over := int((~(kls_over_bound(rows) <= 1)).sum())):
@@ -203,11 +214,11 @@ def faults_of(experiment: Experiment) -> list[str]:
         if count := sum(bool(row.get(key)) for row in rows):
             found.append(_plural(count, what))
     found += describe(rows)
-    target = config.get("train_for_env_steps")
-    if rows and is_number(target) and rows[-1]["env_steps"] < target:
-        found.append(
-            f"not at its end: {rows[-1]['env_steps']:,} of {target:,} steps (or ended by --train_for_seconds, or running)"
-        )
+    target, limit = config.get("train_for_env_steps"), config.get("train_for_seconds")
+    # nothing is logged while processes start and while the first samples are collected
+    had_its_time = is_number(limit) and seconds >= 0.9 * limit
+    if rows and is_number(target) and rows[-1]["env_steps"] < target and not had_its_time:
+        found.append(f"not at its end: {rows[-1]['env_steps']:,} of {target:,} steps (stopped, or running still)")
     return found
 
 
