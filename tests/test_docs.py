@@ -339,7 +339,7 @@ def test_the_commands_of_the_pages_do_what_they_say(tmp_path):
         argv = words[3:] if words[0] == "python" else words[1:]
         short = [] if "--list_envs" in argv else SHORT.get(module.rpartition(".")[2], [])
         if "--env=dmlab_30" in argv:  # as many of each level, thirty in all
-            short = [word.replace("envs_per_worker=3", "envs_per_worker=30") for word in short]
+            short = [word.replace("envs_per_worker=3", "envs_per_worker=30").replace("size=96", "size=960") for word in short]
         if (line := (module, *argv, *short)) in done:
             continue
         done.add(line)
