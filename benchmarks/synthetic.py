@@ -403,6 +403,10 @@ def _play(network: ActorCritic, version: int, cfg: AttrDict, batch: TensorDict, 
         result = network.forward_tail(core_flat, values_only=False, sample_actions=False)
         if hasattr(network, "masked"):
             result["action_logits"] = network.masked(result["action_logits"], flat)
+        if hasattr(network.returns_normalizer, "in_returns"):  # as `forward` of these networks does
+            from sf_fixpo.learning.values import recorded
+
+            result["values"] = recorded(network, result["values"], flat, num_traj * (steps + 1))
         network._maybe_sample_actions(True, result)
     finally:
         network.train(was_training)

@@ -1,0 +1,438 @@
+"""Values in runs on several tasks: moments of each against NumPy, outputs that new statistics leave as they are, and the gain."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from busy import BUSY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_factory.algo.utils.context import global_model_factory
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+from sample_factory.model.actor_critic import ActorCriticSharedWeights
+from torch import nn
+from updates import run
+
+from benchmarks.synthetic import box_actions, fill_policy_outputs, make_batch, make_learner, small_shape, take_snapshot
+from sf_fixpo.algorithm.config import faults
+from sf_fixpo.audit import audit
+from sf_fixpo.learning.masks import ACTION_MASK
+from sf_fixpo.learning.networks import make_actor_critic
+from sf_fixpo.learning.policy import forward
+from sf_fixpo.learning.tasks import TASK_ID
+from sf_fixpo.learning.values import (
+    HORIZON,
+    TaskReturns,
+    adam_follows,
+    in_returns,
+    of_task,
+    preserve_outputs,
+    recorded,
+    scope_of,
+    value_each_task,
+)
+from sf_fixpo.running.fit import checkpoint_faults, env_faults
+from sf_fixpo.running.folders import saved_states
+
+TASKS = 3
+OBS = gym.spaces.Box(-5, 5, (4,), np.float32)
+LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
+
+
+def task_space(tasks=TASKS, **more):
+    return gym.spaces.Dict({"obs": OBS, TASK_ID: gym.spaces.Box(0, tasks - 1, (1,), np.int32), **more})
+
+
+def make(folder=None, scope="popart", algo="FIXPO", space=None, action_space=None, **flags):
+    shape = small_shape(space or task_space(), action_space, **{**BUSY, "normalize_returns": True, **flags})
+    return make_learner(algo, shape, train_dir=folder, value_normalization=scope)
+
+
+# -- moments ------------------------------------------------------------------------------------------------------------------
+
+
+def oracle(batches, tasks):
+    """(mean, variance, count) [T]: E[x] and E[x^2] moved by steps of n / (samples so far + n), as the papers write them."""
+    first, second, count = np.zeros(tasks), np.ones(tasks), np.zeros(tasks)
+    for returns, valids, ids in batches:
+        for task in range(tasks):
+            own = returns[valids & (ids == task)].astype(np.float64)
+            if len(own):
+                step = len(own) / (count[task] + len(own))
+                first[task] += step * (own.mean() - first[task])
+                second[task] += step * ((own**2).mean() - second[task])
+                count[task] = min(HORIZON, count[task] + len(own))
+    return first, second - first**2, count
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 40), st.sampled_from([1, 700]), st.integers(0, 2**31 - 1))
+@settings(deadline=None, max_examples=50)
+def test_moments_of_each_task_are_numpys(tasks, updates, count, times, seed):
+    rng = np.random.default_rng(seed)
+    scale, shift = 10.0 ** rng.uniform(-1, 3, tasks), rng.normal(0, 10, tasks)
+    batches = []
+    for _ in range(updates):
+        ids = rng.integers(0, tasks, count * times)
+        returns = (scale[ids] * rng.standard_normal(len(ids)) + shift[ids]).astype(np.float32)
+        batches.append((returns, rng.random(len(ids)) < 0.8, ids))
+    moments = TaskReturns(tasks)
+    for batch in batches:
+        moments.count_in(*map(torch.from_numpy, batch))
+    mean, variance, counts = oracle(batches, tasks)
+    np.testing.assert_allclose(moments.running_mean.numpy(), mean, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moments.running_var.numpy(), variance, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(moments.count.numpy(), counts)
+    np.testing.assert_allclose(moments.deviation.numpy() ** 2, variance + 1e-5, rtol=1e-6, atol=1e-6)
+
+
+def test_until_the_horizon_all_samples_count_alike_and_what_follows_is_forgotten():
+    moments, rng = TaskReturns(1), np.random.default_rng(0)
+    parts = [rng.normal(3, 2, n).astype(np.float32) for n in (7, 5000, HORIZON - 5007)]
+    everything = np.concatenate(parts).astype(np.float64)
+
+    def count(x):
+        moments.count_in(torch.from_numpy(x), torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64))
+
+    for part in parts:
+        count(part)
+    assert moments.running_mean.item() == pytest.approx(everything.mean(), rel=1e-9)
+    assert moments.running_var.item() == pytest.approx(everything.var(), rel=1e-9)
+    for _ in range(5):
+        count(np.full(HORIZON, 100, np.float32))
+    assert moments.running_mean.item() == pytest.approx(100, rel=0.04)
+    assert moments.count.item() == HORIZON
+
+
+def test_a_task_without_a_sample_or_with_one_that_is_no_number_keeps_its_moments():
+    moments = TaskReturns(3)
+    returns, ids = torch.tensor([1.0, 3.0, 5.0, torch.nan, torch.inf]), torch.tensor([0, 0, 1, 1, 2])
+    moments.count_in(returns, torch.tensor([True, True, True, True, False]), ids)
+    assert moments.running_mean.tolist() == [2.0, 0.0, 0.0]
+    assert moments.running_var.tolist() == [1.0, 1.0, 1.0]
+    assert moments.count.tolist() == [2.0, 0.0, 0.0]
+
+
+def test_units():
+    moments = TaskReturns(2)
+    moments.running_mean.copy_(torch.tensor([1.0, 100.0]))
+    moments.running_var.copy_(torch.tensor([4.0, 1e4]))
+    ids = torch.tensor([1, 0, 1])
+    outputs = torch.tensor([[9.0, 0.5], [-1.0, 9.0], [9.0, 2.0]])
+    values = of_task(moments.in_returns(outputs), ids)
+    torch.testing.assert_close(values, torch.tensor([150.0, -1.0, 300.0]), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(moments.normalized(values, ids), of_task(outputs, ids), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moments.in_returns(torch.ones(1, 1)), torch.tensor([[3.0, 200.0]]), rtol=1e-5, atol=1e-4)
+    assert of_task(torch.ones(3, 1), None).shape == (3,)
+    assert of_task(torch.arange(2.0), torch.tensor([1])).tolist() == [1.0], "one sample, whose outputs came squeezed"
+
+
+# -- outputs that stay --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**31 - 1))
+@settings(deadline=None, max_examples=100)
+def test_new_statistics_leave_values_in_units_of_returns_as_they_were(tasks, features, seed):
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=generator)
+    layer, moments = nn.Linear(features, tasks), TaskReturns(tasks)
+    with torch.no_grad():
+        layer.weight.copy_(draw(tasks, features))
+        layer.bias.copy_(draw(tasks))
+    x = draw(20, features)
+    for _ in range(3):
+        before = moments.in_returns(layer(x))
+        mean, deviation = moments.running_mean.clone(), moments.deviation
+        scale = 10.0 ** (3 * torch.rand(tasks, generator=generator))
+        ids = torch.randint(tasks, (50,), generator=generator)
+        moments.count_in(scale[ids] * (draw(50) + draw(tasks)[ids]), torch.ones(50, dtype=torch.bool), ids)
+        preserve_outputs(layer, mean, deviation, moments)
+        # of each task in its own units, of which it was or is the larger
+        unit = torch.maximum(deviation, moments.deviation) + moments.running_mean.abs()
+        assert ((moments.in_returns(layer(x)) - before).abs() / unit).max() <= 1e-5
+
+
+@pytest.mark.parametrize("flags", [{}, {"actor_critic_share_weights": False}, LSTM], ids=["shared", "separate", "lstm"])
+@pytest.mark.parametrize("scope", ["per_task", "popart"])
+def test_a_batch_moves_statistics_and_value_head_and_nothing_that_acts(scope, flags, tmp_path):
+    learner = make(tmp_path, scope, **{**flags, "normalize_input": False})
+    learner.train(make_batch(learner, seed=0))
+    batch = make_batch(learner, seed=1)
+    batch["rewards"].mul_(100)
+    policy, moments = learner.candidate, learner.candidate.model.returns_normalizer
+    obs, states = batch["obs"][:, 0], batch["rnn_states"][:, 0]
+
+    def played():
+        torch.manual_seed(0)
+        with torch.no_grad():
+            outputs = policy.model.eval()(prepare_and_normalize_obs(policy.model, obs.clone()), states)
+        return {key: x.clone() for key, x in outputs.items()}
+
+    before, tensors, deviation = played(), learner.gate.published.state.clone_tensors(), moments.deviation
+    learner._prepare_batch(batch)
+    moved = {name for name, x in policy.state.clone_tensors().items() if not torch.equal(x, tensors[name])}
+    statistics = {f"returns_normalizer.{name}" for name in ("running_mean", "running_var", "count")}
+    head = {"critic_linear.weight", "critic_linear.bias"}
+    assert moved == (statistics | head if scope == "popart" else statistics)
+    assert (moments.deviation > 2 * deviation).all()
+    after = played()
+    values = before.pop("values"), after.pop("values")
+    assert all(torch.equal(x, after[key]) for key, x in before.items())
+    if scope == "popart":
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-4)
+    else:
+        assert not torch.allclose(*values, rtol=1e-2), "one output cannot be carried along for several tasks"
+
+
+def test_adams_moments_are_those_of_gradients_in_the_new_units():
+    """Errors of task t are divided by sigma_t: had they been so from the beginning, Adam would hold what it holds now."""
+    gradients = torch.Generator().manual_seed(0)
+    targets, x = torch.randn(8, 2, generator=gradients) * torch.tensor([1.0, 50.0]), torch.randn(8, 3, generator=gradients)
+    new = torch.tensor([0.25, 4e4], dtype=torch.float64)
+    found = []
+    for from_the_start in (False, True):
+        model = nn.Module()
+        model.critic_linear, model.returns_normalizer = nn.Linear(3, 2), TaskReturns(2)
+        nn.init.zeros_(model.critic_linear.weight)
+        nn.init.zeros_(model.critic_linear.bias)
+        adam = torch.optim.Adam(model.critic_linear.parameters(), lr=0.0)
+        if from_the_start:
+            model.returns_normalizer.running_var.copy_(new)
+        for _ in range(3):
+            adam.zero_grad()
+            error = (model.critic_linear(x) - targets) / model.returns_normalizer.deviation.float()
+            error.square().mean().backward()
+            for parameter in model.critic_linear.parameters():  # d error / d output is 1 in normalised units
+                scale = model.returns_normalizer.deviation.float()
+                parameter.grad.mul_(scale.view(-1, *[1] * (parameter.dim() - 1)))
+            adam.step()
+        with adam_follows(model, adam):
+            model.returns_normalizer.running_var.copy_(new)
+        found.append([s[key] for s in adam.state.values() for key in ("exp_avg", "exp_avg_sq")])
+    for moved, expected in zip(*found, strict=True):
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=0.0)
+
+
+def test_an_update_that_is_undone_leaves_adam_in_the_units_that_are_taken_up_again(tmp_path):
+    learner = make(tmp_path)
+    for seed in range(3):
+        learner.train(make_batch(learner, seed=seed))
+    head = learner.candidate.model.critic_linear
+    before = [learner.optimizer.state[p][key].clone() for p in head.parameters() for key in ("exp_avg", "exp_avg_sq")]
+    batch = make_batch(learner, seed=3)
+    batch["rewards"].mul_(100)
+    learner._train = lambda *args: None  # the batch gives no update
+    learner.train(batch)
+    assert learner.candidate.state.equals(learner.gate.published.state)
+    after = [learner.optimizer.state[p][key] for p in head.parameters() for key in ("exp_avg", "exp_avg_sq")]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-12)
+
+
+# -- actors and learner -------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "shared": {},
+    "separate": {"actor_critic_share_weights": False},
+    "lstm": LSTM,
+    "separate lstm": {**LSTM, "actor_critic_share_weights": False},
+    "masked": {"space": task_space(**{ACTION_MASK: gym.spaces.Box(0, 1, (4,), np.int8)})},
+}
+
+
+@pytest.mark.parametrize("scope", ["per_task", "popart"])
+@pytest.mark.parametrize("case", NETWORKS)
+def test_what_actors_record_is_the_learners_value_of_their_task_in_units_of_returns(case, scope, tmp_path):
+    flags = {"normalize_input": False, "recurrence": -1, **NETWORKS[case]}
+    if "space" in flags:
+        flags["action_space"] = gym.spaces.Discrete(4)
+    learner = make(tmp_path, scope, **flags)
+    for seed in range(2):
+        learner.train(masked(make_batch(learner, seed=seed)))
+    batch, model = masked(make_batch(learner, seed=5)), learner.gate.published.model
+    obs, states = batch["obs"][:, 0], batch["rnn_states"][:, 0]
+    with torch.no_grad():
+        seen = prepare_and_normalize_obs(model, obs.clone())
+        values = model(seen, states)["values"]
+        alone = model(seen, states, values_only=True)["values"]
+        outputs = forward(model, seen, states, None)["values"]
+    ids = obs[TASK_ID].reshape(-1).long()
+    assert values.shape == alone.shape == ids.shape
+    assert set(ids.tolist()) == set(range(TASKS))
+    assert torch.equal(values, alone)
+    moments = model.returns_normalizer
+    own = of_task(outputs, ids if scope == "popart" else None)
+    torch.testing.assert_close(own * moments.deviation.float()[ids] + moments.running_mean.float()[ids], values)
+    torch.testing.assert_close(batch["values"][:, 0], values, rtol=1e-4, atol=1e-5)
+    # nobody knows the task: of all
+    of_all = recorded(model, outputs, {"obs": obs["obs"]}, len(ids))
+    assert of_all.shape == (len(ids), TASKS)
+    torch.testing.assert_close(of_task(of_all, ids), values)
+
+
+def masked(batch):
+    """With masks that allow something."""
+    if ACTION_MASK in batch["obs"]:
+        batch["obs"][ACTION_MASK][..., 0] = 1
+    return batch
+
+
+def test_a_value_means_what_it_meant_when_it_was_recorded(tmp_path):
+    """However far the statistics have moved since: advantages and targets are made of the returns that actors expected."""
+    learner = make(tmp_path)
+    old = take_snapshot(learner)
+    for seed in range(3):
+        batch = make_batch(learner, seed=seed)
+        batch["rewards"].mul_(50)
+        learner.train(batch)
+    batch = make_batch(learner, seed=9, snapshots=[old])
+    said = batch["values"][:, :-1].flatten().clone()
+    learner.train(batch)
+    model, samples = learner.gate.published.model, learner._update[0].samples
+    moments, ids = model.returns_normalizer, learner._update[0].task_ids
+    assert (moments.deviation > 5).all(), "1 when they were recorded"
+    heard = samples["values"] * moments.deviation.float()[ids] + moments.running_mean.float()[ids]
+    torch.testing.assert_close(heard, said, rtol=1e-4, atol=1e-3)
+    assert in_returns(model, said) is said
+    gain = samples["returns"] - samples["values"]
+    torch.testing.assert_close(gain, samples["advantages"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scope", ["per_task", "popart"])
+@pytest.mark.parametrize("flags", [{}, {**LSTM, "actor_critic_share_weights": False}], ids=["mlp", "separate lstm"])
+def test_what_is_published_is_inside_the_bound_and_the_audit_reads_it(flags, scope, tmp_path):
+    learner = make(tmp_path, scope, audit_every=1, **flags)
+    rows = run(learner, 6, invalid_share=0.1)
+    assert all(row["kl_max"] <= row["eps_kl"] for row in rows)
+    assert sum(row["fixup_steps"] for row in rows) > 0
+    assert len(audit(Path(learner.folder), quiet=True)) == 6
+
+
+@pytest.mark.parametrize("algo", ["TRPO", "PPO_KL", "KL_PROJECTION"])
+def test_the_other_algorithms_take_it_too(algo, tmp_path):
+    learner = make(tmp_path, algo=algo, action_space=box_actions())
+    run(learner, 2)
+    assert all(x.isfinite().all() for x in learner.gate.published.state.clone_tensors().values())
+    assert (learner.gate.published.model.returns_normalizer.count > 0).all()
+    assert not learner.last_record.rolled_back
+
+
+# -- what it is for -----------------------------------------------------------------------------------------------------------
+
+SCALES = torch.tensor([1.0, 1000.0])
+
+
+def two_scales(learner, seed):
+    """Rewards that follow the observation: of one task 1, of the other up to 1000, and the other way round."""
+    batch = make_batch(learner, seed=seed, done_rate=0.2)
+    ids = torch.arange(len(batch["rewards"])) % 2
+    batch["obs"][TASK_ID].copy_(ids.int().view(-1, 1, 1).expand_as(batch["obs"][TASK_ID]))
+    fill_policy_outputs(learner, batch, seed)
+    seen = batch["obs"]["obs"][:, :-1]
+    sign = torch.where(ids == 0, 1.0, -1.0).unsqueeze(1)
+    batch["rewards"].copy_(SCALES[ids].unsqueeze(1) * torch.tanh(sign * seen[..., 0] + 0.5 * seen[..., 1]))
+    return batch
+
+
+def explained(scope, folder):
+    """[2] mean explained variance of each task in the last ten of thirty updates."""
+    flags = {"batch_size": 256, "num_batches_per_epoch": 2, "num_epochs": 4, "learning_rate": 3e-3, "gamma": 0.5}
+    learner = make(folder, scope, space=task_space(2), normalize_input=False, **flags)
+    found = []
+    for seed in range(30):
+        learner.train(two_scales(learner, seed))
+        found.append([task["explained_variance"] for task in learner.last_record.tasks.values()])
+    return np.mean(found[-10:], axis=0)
+
+
+def test_a_critic_of_tasks_whose_rewards_are_a_thousand_times_each_others_knows_both(tmp_path):
+    """With one normaliser for both the values of the small task are the noise of the large one."""
+    small, large = explained("shared", tmp_path / "shared")
+    assert small < -5
+    assert large > 0.3
+    per_task, popart = explained("per_task", tmp_path / "per_task"), explained("popart", tmp_path / "popart")
+    assert per_task[0] > 0.2
+    assert (popart > [0.6, 0.5]).all()
+    assert popart.sum() > per_task.sum()
+
+
+# -- checkpoints and refusals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["per_task", "popart"])
+def test_weights_of_another_normalisation_are_refused_by_name(scope, tmp_path):
+    learner = make(tmp_path / "new", scope)
+    learner.train(make_batch(learner, seed=0))
+    learner.save()
+    assert checkpoint_faults(learner.cfg, learner.env_info, saved_states(learner.cfg)) == []
+    assert scope_of(learner.gate.published.model.state_dict()) == scope
+    old = make(tmp_path / "old", "shared")
+    old.save()
+    assert scope_of(old.gate.published.model.state_dict()) == "shared"
+    learner.cfg.train_dir = old.cfg.train_dir
+    [fault] = checkpoint_faults(learner.cfg, learner.env_info, saved_states(learner.cfg))
+    assert fault == f"--value_normalization={scope}: --experiment=synthetic was made with shared; use that, or start anew"
+    learner.cfg.train_dir, learner.cfg.init_from = (
+        str(tmp_path / "none"),
+        str(next(Path(old.folder).glob("checkpoint_p0")).parent),
+    )
+    [fault] = checkpoint_faults(learner.cfg, learner.env_info, [None])
+    assert fault.startswith(f"--value_normalization={scope}: --init_from={learner.cfg.init_from} was made with shared")
+
+
+def test_what_does_not_go_together_is_refused_before_the_start():
+    two = {"task_names": ["a", "b"], "normalize_returns": True}
+    assert faults({**two, "value_normalization": "popart"}) == []
+    assert faults({"env": "x", "normalize_returns": True, "value_normalization": "per_task"}) == [
+        "--value_normalization=per_task: x is one task; use shared"
+    ]
+    assert faults({**two, "normalize_returns": False, "value_normalization": "popart"}) == [
+        "--value_normalization=popart: must be shared with --normalize_returns=False"
+    ]
+    [fault] = faults({**two, "with_vtrace": True, "value_normalization": "popart"})
+    assert fault.startswith("--normalize_returns=True: must be False with --with_vtrace=True")
+
+
+def test_what_the_environment_or_the_network_does_not_fit_is_refused(tmp_path, monkeypatch):
+    learner = make(tmp_path, batch_size=64, num_batches_per_epoch=1, num_workers=1, num_envs_per_worker=8)
+    monkeypatch.setattr(global_model_factory(), "make_actor_critic_func", make_actor_critic)
+    assert env_faults(learner.cfg, learner.env_info) == []
+    learner.cfg.task_names = ["a", "b"]
+    [fault] = env_faults(learner.cfg, learner.env_info)
+    assert fault.startswith(
+        "--value_normalization=popart: 2 tasks are named, the observation task_id of --env=synthetic tells 3 apart"
+    )
+    learner.cfg.task_names = ["a", "b", "c"]
+
+    def mine(cfg, obs_space, action_space):
+        return ActorCriticSharedWeights(global_model_factory(), obs_space, action_space, cfg)
+
+    monkeypatch.setattr(global_model_factory(), "make_actor_critic_func", mine)
+    [fault] = env_faults(learner.cfg, learner.env_info)
+    assert fault.startswith("--value_normalization=popart: must be shared with an actor-critic of your own, mine")
+    learner.cfg.value_normalization = "shared"
+    assert env_faults(learner.cfg, learner.env_info) == []
+
+
+def test_a_network_is_given_values_of_tasks_and_its_policy_stays(tmp_path):
+    """Its own weights are drawn as ever; the value head comes after them."""
+    networks = []
+    for scope in ("shared", "per_task", "popart"):
+        learner = make(tmp_path / scope, scope)
+        networks.append(learner.candidate.model)
+    plain, one, each = (network.state_dict() for network in networks)
+    of_values = ("returns_normalizer.", "critic_linear.")
+    for name, x in plain.items():
+        if not name.startswith(of_values):
+            assert torch.equal(x, one[name]), name
+            assert torch.equal(x, each[name]), name
+    assert torch.equal(plain["critic_linear.weight"], one["critic_linear.weight"])
+    assert each["critic_linear.weight"].shape == (TASKS, 16)
+    assert torch.equal(each["critic_linear.bias"], torch.zeros(TASKS)), "as sample-factory begins"
+    other = make(tmp_path / "other", "shared").candidate.model
+    value_each_task(other, 2, preserving=True)
+    assert other.critic_linear.out_features == 2
