@@ -68,6 +68,19 @@ class TaskReturns(nn.Module):
         """
         return outputs * self.deviation.float() + self.running_mean.float()
 
+    def recorded(self, outputs: Tensor, obs: Any) -> Tensor:
+        """What an actor records as values.
+
+        Args:
+            outputs: of the critic for N samples.
+            obs: [N, ...] each. Those of a level that is evaluated alone do not say which task it is.
+
+        Returns:
+            In units of returns: [N], of each sample's task; [N, T] where the observations do not say which.
+        """
+        values = self.in_returns(outputs.reshape(len(next(iter(obs.values()))), -1))
+        return of_task(values, obs[TASK_ID].reshape(-1).long()) if TASK_ID in obs else values
+
     def normalized(self, returns: Tensor, ids: Tensor) -> Tensor:
         """[N] returns of tasks `ids` [N] in units of theirs."""
         return (returns - self.running_mean.float()[ids]) / self.deviation.float()[ids]
@@ -113,24 +126,7 @@ def value_each_task(network: Any, tasks: int, *, preserving: bool) -> None:
 
 def _record_in_returns(network: Any, args: tuple[Any, ...], outputs: TensorDict) -> None:
     """After `forward`: `values` are those of each sample's task, in units of returns."""
-    obs, rnn_states = args[:2]
-    outputs["values"] = recorded(network, outputs["values"], obs, len(rnn_states))
-
-
-def recorded(network: Any, outputs: Tensor, obs: Any, count: int) -> Tensor:
-    """Values in units of returns of a network with `TaskReturns`.
-
-    Args:
-        network: whose statistics they are in units of.
-        outputs: of its critic for `count` samples.
-        obs: of these; where they do not say which task each is of, all have it: an environment that is played alone.
-        count: N.
-
-    Returns:
-        [N]; [N, T] where nobody knows the task.
-    """
-    values = network.returns_normalizer.in_returns(outputs.reshape(count, -1))
-    return of_task(values, obs[TASK_ID].reshape(-1).long()) if TASK_ID in obs else values
+    outputs["values"] = network.returns_normalizer.recorded(outputs["values"], args[0])
 
 
 def of_task(outputs: Tensor, ids: Tensor | None) -> Tensor:

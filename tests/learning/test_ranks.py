@@ -61,6 +61,8 @@ def on_rank_train(meeting, shape, train_dir, flags, state, batches):
     return records, tensors(learner.gate.published.model)
 
 
+TASKS = gym.spaces.Dict(obs=gym.spaces.Box(-5, 5, (6,), np.float32), task_id=gym.spaces.Box(0, 2, (1,), np.int32))
+
 # What two ranks wait for each other is most of the time, so that long cases have one epoch, and short ones two.
 CASES = {
     "mlp": (20, box_actions(), {"eps_kl": 0.015, "num_epochs": 1}, {}),
@@ -68,6 +70,7 @@ CASES = {
     "lstm": (20, None, {"use_rnn": True, "rnn_type": "lstm", "normalize_input": False, "num_epochs": 1}, {}),
     "invalid": (3, None, {}, {"invalid_share": 0.3}),
     "returns": (3, box_actions(), {"normalize_returns": True}, {}),
+    "popart": (3, box_actions(), {"normalize_returns": True, "value_normalization": "popart", "obs_space": TASKS}, {}),
     "v-trace": (3, None, {"with_vtrace": True, "recurrence": 8}, {}),
     "decay": (3, None, {"lr_schedule": "linear_decay", "train_for_env_steps": 1280}, {}),
     "adaptive": (3, None, {"lr_schedule": "kl_adaptive_epoch"}, {}),
