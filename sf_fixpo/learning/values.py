@@ -8,7 +8,9 @@ far the statistics have moved since. sample-factory's own normaliser, which `sha
 
 `per_task` is that alone. `popart` gives the critic an output for each task, and carries its last layer along whenever the moments
 move, so that what it says in units of returns stays (van Hasselt et al. 2016, "Learning values across many orders of magnitude",
-Algorithm 1). One output that serves all tasks cannot be carried along for each of them.
+Algorithm 1). One output that serves all tasks cannot be carried along for each of them. What the head says of a task that it has
+never seen is not kept: carried from the units it began with into those of rewards that are rare, its weights would grow until the
+critic's gradient is all that the shared layers get.
 
 Shapes: N samples, T tasks, H features that the critic's last layer gets.
 """
@@ -156,19 +158,18 @@ def has_an_output_each(model: Any) -> bool:
 
 
 @torch.no_grad()
-def preserve_outputs(layer: nn.Linear, mean: Tensor, deviation: Tensor, moved: TaskReturns) -> None:
+def preserve_outputs(layer: nn.Linear, before: TaskReturns, moved: TaskReturns) -> None:
     """W <- sigma / sigma' W,  b <- (sigma b + mu - mu') / sigma': in units of returns the outputs stay (Algorithm 1).
 
     Args:
         layer: H to T outputs, in place.
-        mean: [T] mu, float64.
-        deviation: [T] sigma, float64.
+        before: holds mu and sigma; of a task that they are not of, the weights stay.
         moved: holds mu' and sigma'.
     """
-    weight = layer.weight.double() * (deviation / moved.deviation).unsqueeze(1)
-    bias = (deviation * layer.bias.double() + mean - moved.running_mean) / moved.deviation
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
+    seen = (before.count > 0).double()
+    scale, shift = before.deviation / moved.deviation, (before.running_mean - moved.running_mean) / moved.deviation
+    layer.weight.mul_(torch.lerp(torch.ones_like(scale), scale, seen).unsqueeze(1))
+    layer.bias.copy_(torch.lerp(layer.bias.double(), scale * layer.bias.double() + shift, seen))
 
 
 @contextmanager

@@ -207,7 +207,7 @@ PROGRAM = (
     "--audit_every=1",
     "--train_for_env_steps=4000",
 )
-PROGRAM += ("--beta_scope=per_task",)
+PROGRAM += ("--beta_scope=per_task", "--value_normalization=popart", "--normalize_returns=True")
 
 
 @pytest.mark.slow
