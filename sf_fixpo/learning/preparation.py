@@ -5,7 +5,6 @@ Shapes: E trajectories of T steps one after the other, N = E T samples, C sample
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,10 +152,10 @@ def _normalize(samples: TensorDict, model: Any, ranks: Alone) -> None:
     normalizer, returns = model.returns_normalizer, samples["returns"]
     if isinstance(normalizer, TaskReturns):
         ids = samples["normalized_obs"][TASK_ID].reshape(-1).long()
-        before = deepcopy(normalizer)
+        before = normalizer.units
         normalizer.count_in(returns, samples["valids"], ids, ranks)
         if has_an_output_each(model):
-            preserve_outputs(model.critic_linear, before, normalizer)
+            preserve_outputs(model.critic_linear, before, normalizer.units)
         samples.update({key: normalizer.normalized(samples[key], ids) for key in ("returns", "values")})
         samples["advantages"] = samples["advantages"] / normalizer.deviation.float()[ids]
         return

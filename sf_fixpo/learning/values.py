@@ -2,7 +2,7 @@
 
 The critic learns the returns of task t in units of that task, (return - mu_t) / sigma_t, by the first two moments of its value
 targets; advantages come in units of sigma_t, so that no task's gradient drowns another's (Hessel et al. 2018, "Multi-task Deep
-Reinforcement Learning with PopArt", section 3). What actors record are values in units of returns: they denormalise by the
+Reinforcement Learning with PopArt"). What actors record are values in units of returns: they denormalise by the
 statistics that were published with their weights, so that a value that has waited means what it meant when it was said, however
 far the statistics have moved since. sample-factory's own normaliser, which `shared` is, reads old values by new statistics.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sample_factory.algo.utils.tensor_dict import TensorDict
@@ -32,6 +32,14 @@ from sf_fixpo.learning.tasks import TASK_ID
 # alike. The returns of a policy that learns do not stay where they were, as a mean over the whole run would have it.
 HORIZON = 10_000
 _EPS = 1e-5  # sample-factory's, added to a variance: a task that has paid nothing yet has no scale to blow up
+
+
+class Units(NamedTuple):
+    """In what each task's values are: mu and sigma [T] float64, and whether they are of any samples [T] bool."""
+
+    mean: Tensor
+    deviation: Tensor
+    seen: Tensor
 
 
 class TaskReturns(nn.Module):
@@ -61,6 +69,11 @@ class TaskReturns(nn.Module):
     def deviation(self) -> Tensor:
         """sigma, [T] float64."""
         return (self.running_var + _EPS).sqrt()
+
+    @property
+    def units(self) -> Units:
+        """As they are now, in memory of their own."""
+        return Units(self.running_mean.clone(), self.deviation, self.count > 0)
 
     def in_returns(self, outputs: Tensor) -> Tensor:
         """[N, T] values in units of returns, as each task would have them.
@@ -158,18 +171,18 @@ def has_an_output_each(model: Any) -> bool:
 
 
 @torch.no_grad()
-def preserve_outputs(layer: nn.Linear, before: TaskReturns, moved: TaskReturns) -> None:
+def preserve_outputs(layer: nn.Linear, before: Units, after: Units) -> None:
     """W <- sigma / sigma' W,  b <- (sigma b + mu - mu') / sigma': in units of returns the outputs stay (Algorithm 1).
 
     Args:
         layer: H to T outputs, in place.
-        before: holds mu and sigma; of a task that they are not of, the weights stay.
-        moved: holds mu' and sigma'.
+        before: mu and sigma; of a task that had not been seen, the weights stay.
+        after: mu' and sigma'.
     """
-    seen = (before.count > 0).double()
-    scale, shift = before.deviation / moved.deviation, (before.running_mean - moved.running_mean) / moved.deviation
-    layer.weight.mul_(torch.lerp(torch.ones_like(scale), scale, seen).unsqueeze(1))
-    layer.bias.copy_(torch.lerp(layer.bias.double(), scale * layer.bias.double() + shift, seen))
+    scale = torch.where(before.seen, before.deviation / after.deviation, 1.0)
+    shift = torch.where(before.seen, (before.mean - after.mean) / after.deviation, 0.0)
+    layer.weight.mul_(scale.unsqueeze(1))
+    layer.bias.copy_(scale * layer.bias + shift)
 
 
 @contextmanager
