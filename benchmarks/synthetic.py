@@ -188,10 +188,11 @@ def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Pat
     if algo != "APPO":  # late: stock learners are measured without this package's code
         from sf_fixpo.algorithm.config import add_fixpo_args
         from sf_fixpo.baselines.settings import add_baseline_args
+        from sf_fixpo.learning.tasks import task_count
 
         add_fixpo_args(parser)
         add_baseline_args(parser)
-        parser.set_defaults(task_names=_task_names(shape.obs_space))
+        parser.set_defaults(task_names=[f"task_{i}" for i in range(task_count(shape.obs_space))])
     cfg = AttrDict(vars(parser.parse_args(["--env=synthetic", "--experiment=synthetic"])))
     unknown = sorted(set(settings) - set(cfg))
     if unknown:
@@ -201,12 +202,6 @@ def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Pat
     if cfg.recurrence == -1:
         cfg.recurrence = cfg.rollout if cfg.use_rnn else 1
     return cfg
-
-
-def _task_names(obs_space: gym.spaces.Dict) -> list[str]:
-    from sf_fixpo.learning.tasks import task_count
-
-    return [f"task_{i}" for i in range(task_count(obs_space))]
 
 
 def make_env_info(obs_space: gym.spaces.Dict, action_space: gym.Space) -> EnvInfo:
@@ -403,6 +398,8 @@ def _play(network: ActorCritic, version: int, cfg: AttrDict, batch: TensorDict, 
         result = network.forward_tail(core_flat, values_only=False, sample_actions=False)
         if hasattr(network, "masked"):
             result["action_logits"] = network.masked(result["action_logits"], flat)
+        if hasattr(network.returns_normalizer, "recorded"):
+            result["values"] = network.returns_normalizer.recorded(result["values"], flat)
         network._maybe_sample_actions(True, result)
     finally:
         network.train(was_training)

@@ -35,7 +35,7 @@ class Suite:
         share_faults: checks how a training shares its environments out among its tasks, which is no matter of an evaluation.
         tasks: names of the tasks that a run's environments are split among, in the order of their task ids; one for most. The
             environments of a run with several give the number of theirs as the observation `task_id`, (1,) int32, which the
-            learner takes out again before the network, and report the undiscounted, unshaped return of an episode in
+            learner takes out again before the policy, and report the undiscounted, unshaped return of an episode in
             `episode_extra_stats` under a key `z_<task id, two digits>_..._raw_score`.
         evaluation_envs: names of the environments on which a run is evaluated, one for each task; a second argument, `test` (the
             default) or `train`, says which variant of a task where there are two.

@@ -33,9 +33,10 @@ from sample_factory.utils.attr_dict import AttrDict
 from sf_fixpo import cli
 from sf_fixpo.envs import find_suite
 from sf_fixpo.learning import checkpoints
+from sf_fixpo.learning.values import in_returns
 from sf_fixpo.playing.downloads import DownloadError, local_folder
 from sf_fixpo.playing.evaluation_worker import MAX_STEPS, PolicyAgent, Slots, one_action, set_log_level
-from sf_fixpo.playing.experiment import BadInputError, find_checkpoint, load_configs
+from sf_fixpo.playing.experiment import BadInputError, find_checkpoint, load_configs, task_number
 from sf_fixpo.playing.overlay import Categories, Gaussian, Moment, Overlay, dmlab_action_labels, upscale
 from sf_fixpo.playing.video import Screen, ScreenError, VideoFile, Window, WindowClosed, has_display
 
@@ -52,19 +53,23 @@ class VisiblePolicy(PolicyAgent):
     def __init__(self, cfg: Any, checkpoint: str, slots: Slots, deterministic: bool):
         super().__init__(cfg, checkpoint, slots, 1, deterministic)
         self._reward_scale = float(cfg.reward_scale)
-        self._normalized_value = torch.zeros(1)
+        self._task: int | None = cfg.get("task_number")
+        self._values = torch.zeros(1)
         self._network.register_forward_hook(self._keep)
 
     def _keep(self, network: torch.nn.Module, inputs: Any, result: Any) -> None:
-        self._normalized_value = result["values"].reshape(1)
+        self._values = result["values"].reshape(-1)
 
     @property
     def value(self) -> float:
-        """The critic's estimate at the last observation, in the unit of the environment's rewards."""
-        value = self._normalized_value.clone()  # the normaliser works in place
-        if self._network.returns_normalizer is not None:
-            self._network.returns_normalizer(value, denormalize=True)
-        return float(value) / self._reward_scale
+        """The critic's estimate at the last observation, in the unit of the environment's rewards.
+
+        Not a number where it has one for each task, and what is played is none of them.
+        """
+        values = in_returns(self._network, self._values)
+        if len(values) > 1:
+            values = values[self._task] if self._task is not None else values.new_tensor(math.nan)
+        return float(values) / self._reward_scale
 
     def heads(self, row: np.ndarray) -> tuple[Categories | Gaussian, ...]:
         """The last action distribution, head by head, with the action columns [D] that were chosen from it."""
@@ -299,13 +304,15 @@ def enjoy(console: Console, cfg: Any, checkpoint: Path, args: argparse.Namespace
 def choose_config(directory: Path, env: str | None) -> AttrDict:
     """The run's configuration, for one environment: `env`, or the first of those that the run is evaluated on.
 
+    Its `task_number` says which of the run's tasks that is.
+
     Raises:
         BadInputError: it cannot be read or made here, or is several.
     """
     cfgs = load_configs(directory, "test", env)
     if env is not None and len(cfgs) > 1:
         raise BadInputError(f"--env={env}: {len(cfgs)} environments, one can be shown: {', '.join(cfg.env for cfg in cfgs)}")
-    return cfgs[0]
+    return AttrDict(cfgs[0], task_number=task_number(directory, cfgs[0].env))
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """Several tasks of Meta-World in one run: a pool a task behind one batch. T tasks, N simulators in all, N / T of each.
 
 A policy has to know its task: a one-hot of length T follows the observation, as in Meta-World's MT10 and MT50. The task's number
-is an observation of its own, `task_id`, which the learner takes out before the network.
+is an observation of its own, `task_id`, which the learner takes out before the policy.
 """
 
 from __future__ import annotations

@@ -147,6 +147,12 @@ class FixPOConfig:
         allowed="an integer >= -1",
         valid=lambda value: value >= -1,
     )
+    value_normalization: str = flag(
+        "shared",
+        "How the critic's returns are normalised in a run on several tasks. shared: by one mean and deviation; per_task: by "
+        "those of each; popart: besides, by an output for each, which new statistics leave as it is in units of returns",
+        choices=("shared", "per_task", "popart"),
+    )
     encoder_dtype: str = flag(
         "float32",
         "In what encoders of a primary step compute: bfloat16 by autocast, weights stay float32. Fixup steps, checks and what "
@@ -234,6 +240,11 @@ def faults(cfg: Any) -> list[str]:
     found += _constraint_faults(cfg)
     if _get(cfg, "beta_scope") == "per_task" and len(names := task_names(cfg)) == 1:
         found.append(f"--beta_scope=per_task: {names[0]} is one task; use shared")
+    if (scope := _get(cfg, "value_normalization")) != "shared":
+        if len(names := task_names(cfg)) == 1:
+            found.append(f"--value_normalization={scope}: {names[0]} is one task; use shared")
+        if not _get(cfg, "normalize_returns"):
+            found.append(f"--value_normalization={scope}: must be shared with --normalize_returns=False")
     return found + _size_faults(cfg) + _mode_faults(cfg)
 
 

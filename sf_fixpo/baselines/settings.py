@@ -70,7 +70,9 @@ class ProjectionConfig:
 SETTINGS: Mapping[str, type] = MappingProxyType({"TRPO": TRPOConfig, "PPO_KL": PPOKLConfig, "KL_PROJECTION": ProjectionConfig})
 
 # FixPO's flags that the others heed: the yardstick of a row, what it is measured against and by how many
-_HEEDED_BY_ALL = frozenset({"eps_kl", "kl_direction", "reference", "fixup_batch_size", "max_rollbacks", "audit_every"})
+_HEEDED_BY_ALL = frozenset(
+    {"eps_kl", "kl_direction", "reference", "fixup_batch_size", "value_normalization", "max_rollbacks", "audit_every"}
+)
 # how FixPO's primary phase is computed, and who has another one
 _OF_THE_PRIMARY_PHASE = frozenset({"encoder_dtype", "cuda_graphs"})
 _ANOTHER_PRIMARY_PHASE = frozenset({"TRPO", "APPO"})
@@ -108,6 +110,8 @@ def baseline_faults(cfg: Any) -> list[str]:
         for f in fields(settings)
         if (fault := field_fault(f, _get(cfg, f.name, f.default)))
     ]
+    if _get(cfg, "algo") == "APPO" and (scope := _get(cfg, "value_normalization", "shared")) != "shared":
+        found.append(f"--value_normalization={scope}: must be shared with --algo=APPO, which is sample-factory's own learner")
     if _get(cfg, "algo") == "TRPO":
         if _get(cfg, "with_vtrace"):
             found.append("--with_vtrace=True: must be False with --algo=TRPO, which takes one advantage for the whole batch")

@@ -26,6 +26,7 @@ from sf_fixpo.learning.batch import GAE_KEYS, PRIMARY_KEYS, Batch, Part, Progres
 from sf_fixpo.learning.improvement import Improvement
 from sf_fixpo.learning.masks import distribution_of
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
+from sf_fixpo.learning.values import of_task
 
 
 @contextmanager
@@ -194,7 +195,8 @@ class TRPO(Improvement):
         model, valids = self.candidate.model, minibatch.valids
         at_once = self.candidate.samples_at_once(minibatch.obs)
         outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once)
-        distribution, values = self._distribution(outputs["action_logits"], minibatch), outputs["values"].reshape(-1)
+        distribution = self._distribution(outputs["action_logits"], minibatch)
+        values = of_task(outputs["values"], minibatch.value_ids)
         error = value_loss(values, minibatch.returns, valids, minibatch["values"], self._cfg.ppo_clip_value)
         loss = self._cfg.value_loss_coeff * error
         grad_norm = self._descend(progress, loss, progress.learning_rate, spared=self.policy_parameters)

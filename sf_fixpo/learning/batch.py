@@ -65,6 +65,7 @@ class Batch:
         behaviour: [N, A] action parameters of the policies that collected the samples, as actors recorded them.
         task_ids: [N] int64 in a run on several tasks.
         beta_ids: the same where each task has its own multiplier.
+        value_ids: the same where the critic has an output for each.
         recurrence: T.
         lag: mean, smallest and largest age of the valid samples, in policy versions.
         all_valid: whether the host knows that all samples are, of a learner that is alone; then a minibatch has None for them.
@@ -81,6 +82,7 @@ class Batch:
     behaviour: Tensor
     task_ids: Tensor | None
     beta_ids: Tensor | None
+    value_ids: Tensor | None
     recurrence: int
     lag: tuple[float, float, float]
     all_valid: bool = False
@@ -172,15 +174,17 @@ class Batch:
         order.samples = TensorDict({key: self.samples[key][chosen] for key in keys})
         order.obs, order.bound, order.valids = self.obs[chosen], self.bound[chosen], order.samples["valids"]
         order.beta_ids = None if self.beta_ids is None else self.beta_ids[chosen]
+        order.value_ids = None if self.value_ids is None else self.value_ids[chosen]
         ends = np.cumsum([len(part) * self.recurrence for part in shuffled]).tolist()
         return order, [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def minibatch(self, part: Part, keys: Sequence[str]) -> AttrDict:
-        """The named samples of a minibatch, and its `obs`, `bound`, `packing` and `beta_ids`; tensors [B, ...]."""
+        """The named samples of a minibatch, and its `obs`, `bound`, `packing`, `beta_ids` and `value_ids`; tensors [B, ...]."""
         chosen = self.indices(part)
         minibatch = AttrDict({key: None if key == "valids" and self.all_valid else self.samples[key][chosen] for key in keys})
         minibatch.obs, minibatch.bound = self.obs[chosen], self.bound[chosen]
         minibatch.beta_ids = None if self.beta_ids is None else self.beta_ids[chosen]
+        minibatch.value_ids = None if self.value_ids is None else self.value_ids[chosen]
         minibatch.packing = None
         if self.sequences is not None:
             minibatch.packing = self.packing(part) if isinstance(part, slice) else self.sequences.of(part)

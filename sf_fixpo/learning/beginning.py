@@ -11,8 +11,9 @@ import torch
 from sample_factory.algo.utils.tensor_dict import TensorDict
 
 from sf_fixpo.learning.batch import Batch, Progress
-from sf_fixpo.learning.networks import TASK_ID, channels_last
+from sf_fixpo.learning.networks import channels_last
 from sf_fixpo.learning.sequences import Sequences
+from sf_fixpo.learning.tasks import TASK_ID
 
 if TYPE_CHECKING:
     from sf_fixpo.learning.learner import FixPOLearner
@@ -41,6 +42,7 @@ def begin(learner: FixPOLearner, samples: TensorDict, size: int, num_invalids: i
         behaviour=samples["action_logits"],
         task_ids=task_ids,
         beta_ids=task_ids if learner.fixpo.beta_scope == "per_task" else None,
+        value_ids=task_ids if learner.fixpo.value_normalization == "popart" else None,
         recurrence=learner.cfg.recurrence,
         lag=opening.lag,
         all_valid=num_invalids == 0 and learner.ranks.count == 1,

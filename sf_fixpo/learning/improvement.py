@@ -32,6 +32,7 @@ from sf_fixpo.learning.batch import FIXUP_KEYS, GAE_KEYS, PRIMARY_KEYS, VTRACE_K
 from sf_fixpo.learning.graphs import Capture, StepGraphs, capture
 from sf_fixpo.learning.policy import Policy, action_parameters, forward
 from sf_fixpo.learning.ranks import ALONE, Alone, Ranks
+from sf_fixpo.learning.values import of_task
 from sf_fixpo.learning.verification import Verifier
 
 # sample-factory clamps the likelihood ratio to this range; no part of the paper.
@@ -232,7 +233,7 @@ class Improvement:
         dtype = getattr(torch, self._fixpo.encoder_dtype)
         outputs = forward(model, minibatch.obs, minibatch.rnn_states, minibatch.packing, at_once, dtype)
         parameters = outputs["action_logits"]
-        distribution, values = self._distribution(parameters, minibatch), outputs["values"].reshape(-1)
+        distribution, values = self._distribution(parameters, minibatch), of_task(outputs["values"], minibatch.value_ids)
         ratio = self.likelihood_ratio(distribution, minibatch)
         advantages, targets = self._targets(minibatch, ratio, values)
         advantages, adv_std = normalized(advantages, valids, self.ranks.total if self.ranks.count > 1 else None)

@@ -30,7 +30,7 @@ from sf_fixpo.learning.improvement import Improvement
 from sf_fixpo.learning.mailbox import MailboxServer
 from sf_fixpo.learning.masks import has_mask
 from sf_fixpo.learning.meeting import ON, Meeting
-from sf_fixpo.learning.networks import TASK_ID, action_spec
+from sf_fixpo.learning.networks import action_spec
 from sf_fixpo.learning.phases import PhaseTimer
 from sf_fixpo.learning.policy import Policy
 from sf_fixpo.learning.preparation import chosen, open_batch, prepare
@@ -38,7 +38,8 @@ from sf_fixpo.learning.publication import PublicationGate, refuse_apart
 from sf_fixpo.learning.ranks import Ranks
 from sf_fixpo.learning.self_test import actors_agree, parameters_of_the_policy, training_is_the_same_function
 from sf_fixpo.learning.statistics import admit, count_and_normalize
-from sf_fixpo.learning.tasks import task_count
+from sf_fixpo.learning.tasks import TASK_ID, task_count
+from sf_fixpo.learning.values import adam_follows
 from sf_fixpo.learning.verification import Verified, Verifier
 from sf_fixpo.records.health import Health
 from sf_fixpo.records.update_log import FIXPO_STATS, UPDATE_LOG, UpdateRecord, append_row, drop_torn_line
@@ -161,7 +162,8 @@ class FixPOLearner(CheckpointingLearner):
         update: tuple[Batch, Progress] | None = self._update
         if update is None or stats is None:
             # the batch has given no update: what it did to the candidate's statistics is undone
-            self.candidate.state.copy_(self.gate.published.state)
+            with adam_follows(self.candidate.model, self.optimizer):
+                self.candidate.state.copy_(self.gate.published.state)
             return stats
         self.last_record = record = reporting.make_record(self, *update)
         if self.ranks.number == 0:
@@ -190,7 +192,8 @@ class FixPOLearner(CheckpointingLearner):
             raw = {key: x[:, :-1].flatten(0, 1) for key, x in batch["obs"].items() if key != TASK_ID}
             self.raw_obs, self.opening = TensorDict(raw), opening
             normalized = self._normalized(batch["obs"], valids)
-            samples = prepare(batch, normalized, valids, self.candidate.model, self.cfg, num_invalids == 0, self.ranks)
+            with adam_follows(model := self.candidate.model, self.optimizer):
+                samples = prepare(batch, normalized, valids, model, self.cfg, num_invalids == 0, self.ranks)
             return samples, *self.ranks.totals([size, num_invalids])
 
     def _normalized(self, obs: TensorDict, valids: Tensor) -> TensorDict:
@@ -328,7 +331,8 @@ class FixPOLearner(CheckpointingLearner):
             RuntimeError: too many updates in a row ended so.
         """
         verified = self.verifier.unchanged()
-        self.candidate.state.copy_(self.verifier.staged.state)
+        with adam_follows(self.candidate.model, self.optimizer):
+            self.candidate.state.copy_(self.verifier.staged.state)
         moments = [m for state in self.optimizer.state.values() for m in (state["exp_avg"], state["exp_avg_sq"])]
         if not all(m.isfinite().all() for m in moments):
             self.optimizer.state.clear()

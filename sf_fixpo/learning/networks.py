@@ -23,11 +23,12 @@ from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
 from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
 from torch.nn.utils.rnn import PackedSequence
 
+from sf_fixpo.algorithm.config import task_names
 from sf_fixpo.algorithm.trust_region import ActionSpec
 from sf_fixpo.learning.encoder import DmlabEncoder, make_dmlab_encoder
 from sf_fixpo.learning.masks import ACTION_MASK, Masking, has_mask
-
-TASK_ID = "task_id"  # observation that says which task a sample is of: for the learner's books, never for the network
+from sf_fixpo.learning.tasks import TASK_ID
+from sf_fixpo.learning.values import value_each_task
 
 
 class PackedSeparateWeights(ActorCriticSeparateWeights):
@@ -65,11 +66,11 @@ SHARED = (ActorCriticSharedWeights, MaskedSharedWeights)
 def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpace) -> ActorCritic:
     """sample-factory's actor-critic, with `PackedSeparateWeights` for separate weights and our encoder for DMLab's instructions.
 
-    A core, decoder or encoder that the user has registered is taken as it is.
+    A core, decoder or encoder that the user has registered is taken as it is. The critic is as `--value_normalization` says.
 
     Args:
         cfg: sample-factory's configuration.
-        obs_space: observations, a Dict; the network has no weights and no statistics for the keys `task_id` and `action_mask`.
+        obs_space: observations, a Dict; no encoder and no statistics are made for the keys `task_id` and `action_mask`.
         action_space: what `action_spec` takes.
     """
     kind: Any
@@ -78,7 +79,10 @@ def make_actor_critic(cfg: Config, obs_space: ObsSpace, action_space: ActionSpac
     else:
         kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else PackedSeparateWeights
     seen = network_obs_space(obs_space)
-    return kind(_model_factory(seen), seen, action_space, cfg)
+    network = kind(_model_factory(seen), seen, action_space, cfg)
+    if (scope := cfg.get("value_normalization", "shared")) != "shared":  # runs of older versions do not say
+        value_each_task(network, len(task_names(cfg)), preserving=scope == "popart")
+    return network
 
 
 def network_obs_space(obs_space: ObsSpace) -> ObsSpace:

@@ -18,6 +18,8 @@ from torch import Tensor
 from sf_fixpo.learning.host import read
 from sf_fixpo.learning.ranks import ALONE, Alone
 from sf_fixpo.learning.statistics import count_together
+from sf_fixpo.learning.tasks import TASK_ID
+from sf_fixpo.learning.values import TaskReturns, has_an_output_each, in_returns, preserve_outputs
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,8 @@ def prepare(
     states = samples["rnn_states"]
     last = TensorDict({key: x[:, -1] for key, x in normalized_obs.items()})
     behind = model(last, states[:, -1], values_only=True)["values"]
-    values = plain = torch.cat([samples["values"][:, :-1], behind.reshape(-1, 1)], dim=1)
-    if cfg.normalize_returns:
-        plain = values.clone()
-        model.returns_normalizer(plain, denormalize=True)  # in place
+    values = torch.cat([samples["values"][:, :-1], behind.reshape(-1, 1)], dim=1)
+    plain = in_returns(model, values)
     if cfg.value_bootstrap:
         # a time-out adds what the critic expects of the state it cut off
         samples["rewards"] = samples["rewards"] + cfg.gamma * plain[:, :-1] * samples["time_outs"] * samples["dones"]
@@ -130,17 +130,40 @@ def prepare(
     samples["normalized_obs"] = TensorDict({key: x[:, :-1] for key, x in normalized_obs.items()})
     samples = _flattened(samples)
     if cfg.normalize_returns:
-        if ranks.count > 1:
-            own = samples["returns"].clone()
-            count_together([model.returns_normalizer], lambda: model.returns_normalizer(own), ranks)
-            model.returns_normalizer.eval()
-        model.returns_normalizer(samples["returns"])  # in place
+        _normalize(samples, model, ranks)
     if not complete:
         # the likelihood of an action that is none may be none
         invalid, actions = ~samples["valids"], samples["actions"]
         samples["actions"] = actions.masked_fill(invalid.view(-1, *[1] * (actions.dim() - 1)), 0)
         samples["log_prob_actions"] = samples["log_prob_actions"].masked_fill(invalid, -1.0)
     return samples
+
+
+def _normalize(samples: TensorDict, model: Any, ranks: Alone) -> None:
+    """Counts a batch's returns, and puts them into the units of the critic.
+
+    By task also `values`, which were recorded in units of returns, and `advantages`.
+
+    Args:
+        samples: [N, ...] each.
+        model: whose statistics move.
+        ranks: whose returns are counted.
+    """
+    normalizer, returns = model.returns_normalizer, samples["returns"]
+    if isinstance(normalizer, TaskReturns):
+        ids = samples["normalized_obs"][TASK_ID].reshape(-1).long()
+        before = normalizer.units
+        normalizer.count_in(returns, samples["valids"], ids, ranks)
+        if has_an_output_each(model):
+            preserve_outputs(model.critic_linear, before, normalizer.units)
+        samples.update({key: normalizer.normalized(samples[key], ids) for key in ("returns", "values")})
+        samples["advantages"] = samples["advantages"] / normalizer.deviation.float()[ids]
+        return
+    if ranks.count > 1:
+        own = returns.clone()
+        count_together([normalizer], lambda: normalizer(own), ranks)
+        normalizer.eval()
+    normalizer(returns)  # in place
 
 
 def _flattened(samples: TensorDict) -> TensorDict:

@@ -1,6 +1,6 @@
 """The figures of an update over all ranks: each row says what it is of, and the rows are put together on the host.
 
-Shapes: R ranks, F figures of an update, T tasks, K = F + betas + 3 T (in runs on several tasks) + 7 + T numbers of a rank.
+Shapes: R ranks, F figures of an update, T tasks, K = F + betas + 4 T (in runs on several tasks) + 7 + T numbers of a rank.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sf_fixpo.learning.batch import Batch
+from sf_fixpo.learning.tasks import FIGURES
 
 # By what the mean over the ranks is weighed; the largest counts of all others.
 _LARGEST = ("kl_max", "kl_max_stale", "kl_max_primary")
@@ -80,14 +81,15 @@ def put_together(table: np.ndarray, names: Sequence[str], num_tasks: int) -> Tog
     for name, values in zip(names, numbers.T, strict=False):
         weights = valid if name in _OF_VALID else bound if name in _OF_BOUND else shown
         figures.append(float(values.max()) if name in _LARGEST else _mean(values, weights))
-    tasks_at = numbers.shape[1] - 3 * num_tasks
+    tasks_at = numbers.shape[1] - len(FIGURES) * num_tasks
     figures += numbers[0, len(names) : tasks_at].tolist()  # the multipliers, which all ranks have alike
     if num_tasks:
-        largest, mean, share = np.split(numbers[:, tasks_at:], 3, axis=1)
+        largest, mean, share, explained = np.split(numbers[:, tasks_at:], len(FIGURES), axis=1)
         of_task = share * valid[:, None]
         figures += largest.max(0).tolist()
         figures += [_mean(values, weights) for values, weights in zip(mean.T, of_task.T, strict=True)]
         figures += (of_task.sum(0) / max(1.0, valid.sum())).tolist()
+        figures += [_mean(values, weights) for values, weights in zip(explained.T, of_task.T, strict=True)]
     seen = [column[~np.isnan(column)] for column in returns.T]
     ranks = [
         {

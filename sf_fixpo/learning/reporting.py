@@ -56,7 +56,8 @@ def make_record(learner: FixPOLearner, batch: Batch, progress: Progress) -> Upda
     num_tasks = 0
     if batch.task_ids is not None and learner.num_tasks > 1:
         num_tasks = learner.num_tasks
-        numbers.append(task_figures(kl, shown, valids, batch.task_ids, num_tasks).flatten())
+        critic = [batch.samples[key] for key in ("values", "returns") if "returns" in batch.samples]
+        numbers.append(task_figures(kl, shown, valids, batch.task_ids, num_tasks, *critic).flatten())
     together = Together([], batch.lag[0], learner.task_returns, [])
     if isinstance(learner.ranks, Ranks):
         table = own_row(torch.cat(numbers), shown, valids, batch, learner.waited, learner.task_returns)

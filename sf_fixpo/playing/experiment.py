@@ -83,6 +83,16 @@ def load_configs(directory: Path, split: str = "test", env: str | None = None) -
     return [_playable(run, name) for name in dict.fromkeys(names)]
 
 
+def task_number(directory: Path, env: str) -> int | None:
+    """Which of a run's tasks an environment is; None where it is none of them."""
+    try:
+        run = _playable(_read_config(directory), None)
+    except BadInputError:  # what it was trained on cannot be made here
+        return None
+    names = [find_suite(run.env).evaluation_envs(run, split) for split in SPLITS]
+    return next((tasks.index(env) for tasks in names if env in tasks), None)
+
+
 def _read_config(directory: Path) -> AttrDict:
     path = directory / "config.json"
     try:

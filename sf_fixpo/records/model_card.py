@@ -29,7 +29,7 @@ _SETTINGS = (
     "eps_kl", "c_beta", "beta_init", "beta_lr", "beta_max", "beta_scope", "kl_stat", "kl_direction", "reference", "fixup",
     "fixup_loss", "fixup_optimizer", "fixup_batch_size", "max_fixup_steps", "encoder_conv_architecture",
     "encoder_conv_mlp_layers", "encoder_mlp_layers", "use_rnn", "rnn_type", "rnn_size", "actor_critic_share_weights",
-    "normalize_input", "normalize_returns", "env_frameskip", "res_w", "res_h", "git_hash",
+    "normalize_input", "normalize_returns", "value_normalization", "env_frameskip", "res_w", "res_h", "git_hash",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from sample_factory.model.actor_critic import (
 from sample_factory.model.encoder import default_make_encoder_func
 from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
 from sf_examples.dmlab.dmlab_model import make_dmlab_encoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from sf_fixpo.records.audit_files import PARAMETERS_EACH, AuditRecord, UnreadableError
 
@@ -102,7 +102,10 @@ def build_network(cfg: Any, record: AuditRecord) -> ActorCritic:
         UnreadableError: it cannot be built.
     """
     try:
-        return _make_network(cfg, _obs_space(record, network_masks(record)), _action_space(record.action_spec)).eval()
+        network = _make_network(cfg, _obs_space(record, network_masks(record)), _action_space(record.action_spec)).eval()
+        if not _is_users_own() and cfg.get("value_normalization", "shared") != "shared":
+            _make_room_for_tasks(network, record.state_dict)
+        return network
     except Exception as exc:  # parts that users register may raise anything
         raise UnreadableError(f"config.json: no network can be built: {type(exc).__name__}: {exc}; {_HINT}") from exc
 
@@ -118,6 +121,16 @@ def _make_network(cfg: Any, obs_space: gym.spaces.Dict, action_space: gym.Space)
         factory.make_model_encoder_func = make_dmlab_encoder
     kind = ActorCriticSharedWeights if cfg.actor_critic_share_weights else ActorCriticSeparateWeights
     return kind(factory, obs_space, action_space, cfg)
+
+
+def _make_room_for_tasks(network: ActorCritic, state_dict: dict[str, Tensor]) -> None:
+    """A critic of several tasks, which is no part of the policy: of the file's sizes."""
+    weight = state_dict["critic_linear.weight"]
+    network.critic_linear = nn.Linear(weight.shape[1], weight.shape[0])
+    moments = nn.Module()
+    for name in ("running_mean", "running_var", "count"):
+        moments.register_buffer(name, torch.zeros_like(state_dict[f"returns_normalizer.{name}"], dtype=torch.float64))
+    network.returns_normalizer = moments  # type: ignore[assignment]
 
 
 def network_masks(record: AuditRecord) -> bool:

@@ -62,7 +62,8 @@ class UpdateRecord:
         seconds: time per phase: `prepare`, `self_test` (first update), `reference`, `statistics`,
             `policy` (TRPO), `primary`, `check`, `fixup`, `back`, `publish`.
         tasks: in runs on several tasks, by name: `kl_max`, `kl_mean`, `beta`, `sample_share` (of the valid samples of the batch),
-            `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended).
+            `return` (mean unshaped return of the latest episodes, as old as a few seconds; None before the first has ended),
+            `explained_variance` (as above, of this task; None with V-trace).
         ranks: in runs of several learners, one for each: `valid_fraction`, `lag_mean`, `stale_fraction`, `kl_max`, `kl_mean`, and
             `waited`, the seconds it waited for the others to come to the update. All other figures are of the samples of all.
         method: what an algorithm other than FixPO says of its update, numbers by name (`baselines`); such a run may pass eps_kl.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.env_info import EnvInfo
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
 from sample_factory.utils.typing import Config
 
-from sf_fixpo.algorithm.config import FixPOConfig
+from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.baselines.settings import space_faults
 from sf_fixpo.envs.action_mask import mask_fault
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
-from sf_fixpo.learning.networks import action_spec
+from sf_fixpo.learning.networks import action_spec, make_actor_critic
 from sf_fixpo.learning.tasks import task_count
+from sf_fixpo.learning.values import scope_of
 
 
 def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
@@ -27,6 +29,7 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
         found.append(f"--env={cfg.env}: {exc}")
     if fault := mask_fault(env_info.obs_space, env_info.action_space):
         found.append(f"--env={cfg.env}: {fault}")
+    found += _value_faults(cfg, env_info)
     agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
     per_rollout = agents * cfg.rollout // cfg.num_policies
     per_update = cfg.batch_size * cfg.num_batches_per_epoch
@@ -47,6 +50,29 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     return found
 
 
+def _value_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """What a critic of several tasks cannot be made for."""
+    if cfg.value_normalization == "shared":
+        return []
+    flag, found = f"--value_normalization={cfg.value_normalization}", []
+    if (named := len(task_names(cfg))) != (told := task_count(env_info.obs_space)):
+        found.append(
+            f"{flag}: {named} tasks are named, the observation task_id of --env={cfg.env} tells {told} apart; they must be as "
+            "many, or use shared"
+        )
+    make = global_model_factory().make_actor_critic_func
+    if make not in (make_actor_critic, default_make_actor_critic_func):
+        found.append(f"{flag}: must be shared with an actor-critic of your own, {make.__name__}, whose values nobody else knows")
+    return found
+
+
+def _made_otherwise(cfg: Config, weights: dict[str, Any], what: str) -> str | None:
+    """The fault of weights whose critic is of another `--value_normalization`."""
+    if (scope := scope_of(weights)) == cfg.value_normalization:
+        return None
+    return f"--value_normalization={cfg.value_normalization}: {what} was made with {scope}; use that, or start anew"
+
+
 def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any] | None]) -> list[str]:
     """Whether the checkpoints of this experiment, where there are any, fit this run's network.
 
@@ -63,6 +89,8 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any
         network = create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
         for policy_id in (i for i, state in enumerate(states) if state is None):
             weights = read_weights(cfg.init_from, policy_id)["model"]
+            if fault := _made_otherwise(cfg, weights, f"--init_from={cfg.init_from}"):
+                return [fault]
             if differences := checkpoints.state_faults(network.state_dict(), weights, "model"):
                 return [f"--init_from={cfg.init_from}: of another architecture ({'; '.join(differences[:3])})"]
     for state in filter(None, states):
@@ -73,6 +101,8 @@ def checkpoint_faults(cfg: Config, env_info: EnvInfo, states: list[dict[str, Any
                 f"--beta_scope={cfg.beta_scope}: --experiment={cfg.experiment} was saved with {saved} beta(s), this run "
                 f"has {betas}. Use the tasks and scope it was made with, another --experiment, or --restart_behavior=restart"
             )
+        elif fault := _made_otherwise(cfg, state["model"], f"--experiment={cfg.experiment}"):
+            found.append(fault)
         elif differences := checkpoints.state_faults(network.state_dict(), state["model"], "model"):
             found.append(
                 f"--experiment={cfg.experiment}: its checkpoint is of another architecture ({'; '.join(differences[:3])}). Use "

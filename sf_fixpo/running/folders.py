@@ -90,6 +90,7 @@ _ONLY_AT_THE_START = (
     "policy_initialization",
     "policy_init_gain",
     "policy_head_init_scale",
+    "value_normalization",
 )
 
 

@@ -25,7 +25,8 @@ def test_every_default():
         "eps_kl": 0.5, "c_beta": 3.0, "beta_init": 1.0, "beta_lr": 0.01, "beta_min": 0.0, "beta_max": 1000.0,
         "beta_scope": "shared", "kl_stat": "max", "kl_mean_target": 0.0, "kl_direction": "pi_ref", "reference": "auto",
         "fixup": "every_epoch", "fixup_loss": "kl", "fixup_optimizer": "fresh", "fixup_batch_size": 0, "max_fixup_steps": 50,
-        "fixup_plateau_steps": 10, "fixup_chunk": -1, "encoder_dtype": "float32", "cuda_graphs": "auto", "max_rollbacks": 10,
+        "fixup_plateau_steps": 10, "fixup_chunk": -1,
+        "value_normalization": "shared", "encoder_dtype": "float32", "cuda_graphs": "auto", "max_rollbacks": 10,
         "audit_every": 0, "trace_updates": "",
     }  # fmt: skip
     with pytest.raises(FrozenInstanceError):
@@ -64,6 +65,7 @@ EDGES = [
     *[{"fixup_batch_size": 512}, {"fixup_batch_size": 2048, "num_batches_per_epoch": 4}, {"fixup_batch_size": 10**6}],
     *[{"worker_num_splits": 1}, {"worker_num_splits": 2, "num_envs_per_worker": 2}, {"learning_rate": 1e-9}],
     *[{"beta_scope": "per_task", "task_names": ["a", "b"]}, {"max_policy_lag": 1}, {"normalize_returns": True}],
+    {"value_normalization": "per_task", "normalize_returns": True, "task_names": ["a", "b"]},
 ]
 
 
@@ -83,6 +85,14 @@ def test_the_last_allowed_value_is_allowed(flags):
         ({"beta_min": 1.5}, "--beta_min=1.5: must not be above --beta_init=1.0"),
         ({"beta_max": 0.5}, "--beta_init=1.0: must not be above --beta_max=0.5"),
         ({"beta_scope": "per_task", "env": "x", "task_names": ["a"]}, "--beta_scope=per_task: a is one task; use shared"),
+        (
+            {"value_normalization": "popart", "normalize_returns": True, "task_names": ["a"]},
+            "--value_normalization=popart: a is one task; use shared",
+        ),
+        (
+            {"value_normalization": "popart", "task_names": ["a", "b"]},
+            "--value_normalization=popart: must be shared with --normalize_returns=False",
+        ),
         ({"with_vtrace": True, "recurrence": 8}, "--recurrence=8: must equal --rollout with --with_vtrace=True"),
         ({"with_vtrace": True, "rollout": 1}, "--rollout=1: must be at least 2 with --with_vtrace=True"),
         ({"use_rnn": True, "recurrence": 1}, "--recurrence=1: must be at least 2 with --use_rnn=True (-1: as --rollout=32)"),
@@ -133,6 +143,7 @@ BAD = [
     ("kl_mean_target", float("nan")),
     ("kl_mean_target", 0.5),
     ("beta_scope", "each"),
+    ("value_normalization", "each"),
     ("kl_stat", "median"),
     ("kl_direction", "both"),
     ("reference", "old"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sf_fixpo import envs, train
+from sf_fixpo.audit import audit
 from sf_fixpo.envs.pool import atari, metaworld
 from sf_fixpo.envs.seeding import env_seeds
 from sf_fixpo.records.update_log import latest_rows
@@ -179,9 +180,12 @@ def test_what_is_wrong_with_a_set_is_said(name, agents, message):
 def test_a_run_on_several_tasks_has_a_row_for_each(tmp_path):
     flags = "--preset=laptop --env=metaworld_mt10 --env_agents=10 --rollout=50 --batch_size=250 --num_batches_per_epoch=2"
     flags += " --num_epochs=1 --train_for_env_steps=1000 --device=cpu --seed=1 --beta_scope=per_task"
+    flags += " --value_normalization=popart --audit_every=1"
     assert train.main([*flags.split(), f"--train_dir={tmp_path}", "--experiment=run"]) == 0
     last = latest_rows(tmp_path / "run" / "updates.jsonl")[-1]
     assert list(last["tasks"]) == list(metaworld.SETS["metaworld_mt10"])
     assert len(last["beta"]) == 10
     assert all(figures["sample_share"] == pytest.approx(0.1) for figures in last["tasks"].values())
+    assert all(figures["explained_variance"] is not None for figures in last["tasks"].values())
     assert last["kl_max"] <= last["eps_kl"]
+    assert len(audit(tmp_path / "run", quiet=True)) == last["policy_version"] // 2

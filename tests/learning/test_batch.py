@@ -27,6 +27,7 @@ def batch_of(width=5, recurrent=False, lag=(0.0, 0.0, 0.0), **changes):
         "behaviour": torch.zeros(N, A),
         "task_ids": None,
         "beta_ids": None,
+        "value_ids": None,
         "recurrence": T,
         "lag": lag,
     }
@@ -78,13 +79,14 @@ def test_indices_are_those_of_whole_trajectories():
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_a_minibatch_holds_what_was_asked_for_of_its_samples(part, recurrent):
     ids = torch.arange(N) % 2
-    batch = batch_of(recurrent=recurrent, task_ids=ids, beta_ids=ids)
+    batch = batch_of(recurrent=recurrent, task_ids=ids, beta_ids=ids, value_ids=1 - ids)
     minibatch = batch.minibatch(part, PRIMARY_KEYS + GAE_KEYS)
-    assert set(minibatch) == {*PRIMARY_KEYS, *GAE_KEYS, "obs", "bound", "beta_ids", "packing"}
+    assert set(minibatch) == {*PRIMARY_KEYS, *GAE_KEYS, "obs", "bound", "beta_ids", "value_ids", "packing"}
     for key in ("actions", "advantages", "returns"):
         assert minibatch[key].tolist() == [*range(4, 12)]
     assert minibatch.obs["obs"][:, 0].tolist() == [*range(4, 12)]
     assert minibatch.beta_ids.tolist() == [0, 1] * 4
+    assert minibatch.value_ids.tolist() == [1, 0] * 4
     assert minibatch.bound.shape == (8, A)
     assert (minibatch.packing is not None) == recurrent
     if recurrent:
@@ -94,14 +96,14 @@ def test_a_minibatch_holds_what_was_asked_for_of_its_samples(part, recurrent):
 
 def test_samples_put_in_order_give_the_same_minibatches():
     ids = torch.arange(N) % 2
-    batch = batch_of(task_ids=ids, beta_ids=ids, behaviour=torch.arange(float(N)).unsqueeze(1).expand(N, A))
+    batch = batch_of(task_ids=ids, beta_ids=ids, value_ids=1 - ids, behaviour=torch.arange(float(N)).unsqueeze(1).expand(N, A))
     parts = batch.parts(8, shuffled=True)
     order, slices = batch.in_order(parts)
     assert slices == [slice(0, 8), slice(8, 16), slice(16, 24)]
     keys = PRIMARY_KEYS + GAE_KEYS
     for part, where in zip(parts, slices, strict=True):
         wanted, found = batch.minibatch(part, keys), order.minibatch(where, keys)
-        for key in (*keys, "bound", "beta_ids"):
+        for key in (*keys, "bound", "beta_ids", "value_ids"):
             assert torch.equal(wanted[key], found[key])
         assert torch.equal(wanted.obs["obs"], found.obs["obs"])
     assert batch.valids is not order.valids, "the batch itself is as it was"

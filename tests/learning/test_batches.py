@@ -68,6 +68,7 @@ def test_minibatches_of_any_order_are_taken_on_the_device():
         behaviour=samples["action_logits"],
         task_ids=meta(count, dtype=torch.int64),
         beta_ids=meta(count, dtype=torch.int64),
+        value_ids=None,
         recurrence=steps,
         lag=(0.0, 0.0, 0.0),
     )

@@ -34,6 +34,7 @@ CASES = {
     "gru": (box_actions(), GRU, {}),
     "separate": (box_actions(), {"actor_critic_share_weights": False, "max_grad_norm": 0.0}, {}),
     "returns": (None, {"normalize_returns": True, "lr_schedule": "linear_decay"}, {}),
+    "popart": (None, {"normalize_returns": True, "value_normalization": "popart", "obs_space": TASKS, **LSTM}, {}),
     "adaptive": (None, {"lr_schedule": "kl_adaptive_epoch"}, {}),
     "invalid": (MIXED, {}, {"invalid_share": 0.3}),
     "behaviour": (None, {"reference": "behaviour"}, {"lag": 2}),
@@ -101,7 +102,7 @@ def assert_same_state(a, b):
 
 
 # the others with `make test-slow`
-BY_DEFAULT = {"tuple, shuffled", "lstm", "separate", "invalid", "mean", "chunks, few steps"}
+BY_DEFAULT = {"tuple, shuffled", "lstm", "separate", "popart", "invalid", "mean", "chunks, few steps"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in BY_DEFAULT else pytest.mark.slow) for c in CASES])

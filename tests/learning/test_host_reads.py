@@ -11,6 +11,7 @@ from benchmarks.host_reads import DOOR, HostReads
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 
 MIXED = gym.spaces.Tuple([gym.spaces.Discrete(3), box_actions(2)])
+TASKS = gym.spaces.Dict(obs=gym.spaces.Box(-5, 5, (6,), np.float32), task_id=gym.spaces.Box(0, 1, (1,), np.int32))
 LSTM = {"use_rnn": True, "rnn_type": "lstm", "rnn_size": 8}
 GRU = {"use_rnn": True, "rnn_type": "gru", "rnn_size": 8}
 QUIET = {**BUSY, "learning_rate": 1e-6}
@@ -115,6 +116,7 @@ UPDATES = {
     "shuffled": (MIXED, {**QUIET, "shuffle_minibatches": True}, {}, 5),
     "no statistics": (None, {**QUIET, "normalize_input": False}, {}, 4),
     "returns": (None, {**QUIET, "normalize_returns": True}, {}, 5),
+    "popart": (None, {**QUIET, "normalize_returns": True, "value_normalization": "popart", "obs_space": TASKS}, {}, 5),
     "separate": (box_actions(), {**QUIET, "actor_critic_share_weights": False, "normalize_input": False}, {}, 4),
     "lstm": (None, {**QUIET, **LSTM}, {}, 5),
     "gru": (box_actions(), {**QUIET, **GRU, "normalize_input": False}, {}, 4),

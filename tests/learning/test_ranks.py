@@ -61,6 +61,8 @@ def on_rank_train(meeting, shape, train_dir, flags, state, batches):
     return records, tensors(learner.gate.published.model)
 
 
+TASKS = gym.spaces.Dict(obs=gym.spaces.Box(-5, 5, (6,), np.float32), task_id=gym.spaces.Box(0, 2, (1,), np.int32))
+
 # What two ranks wait for each other is most of the time, so that long cases have one epoch, and short ones two.
 CASES = {
     "mlp": (20, box_actions(), {"eps_kl": 0.015, "num_epochs": 1}, {}),
@@ -68,6 +70,7 @@ CASES = {
     "lstm": (20, None, {"use_rnn": True, "rnn_type": "lstm", "normalize_input": False, "num_epochs": 1}, {}),
     "invalid": (3, None, {}, {"invalid_share": 0.3}),
     "returns": (3, box_actions(), {"normalize_returns": True}, {}),
+    "popart": (3, box_actions(), {"normalize_returns": True, "value_normalization": "popart", "obs_space": TASKS}, {}),
     "v-trace": (3, None, {"with_vtrace": True, "recurrence": 8}, {}),
     "decay": (3, None, {"lr_schedule": "linear_decay", "train_for_env_steps": 1280}, {}),
     "adaptive": (3, None, {"lr_schedule": "kl_adaptive_epoch"}, {}),
@@ -354,7 +357,8 @@ def test_figures_are_put_together_by_what_they_are_of():
     names = ["kl_max", "kl_max_stale", "kl_mean", "stale_fraction", "entropy"]
     figures = np.array([[0.1, 0.4, 0.01, 0.0, 1.0], [0.3, 0.0, 0.05, 0.5, 4.0], [9.0 * 0, 0.0, np.nan, np.nan, np.nan]])
     betas = np.array([[2.0, 3.0]] * 3)
-    tasks = np.array([[0.1, 0.05, 0.01, 0.02, 0.5, 0.5], [0.0, 0.3, 0.0, 0.05, 0.0, 1.0], [0.0] * 6])
+    # kl_max, kl_mean, share of the samples and explained variance of two tasks
+    tasks = np.array([[0.1, 0.05, 0.01, 0.02, 0.5, 0.5, 0.9, 0.6], [0.0, 0.3, 0.0, 0.05, 0.0, 1.0, 0.0, 0.1], [0.0] * 8])
     #                size, valid, shown, bound, stale, lag, waited
     own = np.array([[64, 60, 60, 60, 0, 1.0, 0.1], [64, 20, 20, 10, 10, 3.0, 0.2], [64, 0, 0, 0, 0, np.nan, 0.3]])
     returns = np.array([[5.0, np.nan], [7.0, np.nan], [np.nan, np.nan]])
@@ -366,7 +370,8 @@ def test_figures_are_put_together_by_what_they_are_of():
     assert entropy == pytest.approx((60 + 4 * 20) / 80)
     assert of_tasks[:2] == [0.1, 0.3]
     assert of_tasks[2:4] == pytest.approx([0.01, (0.02 * 30 + 0.05 * 20) / 50])
-    assert of_tasks[4:] == pytest.approx([30 / 80, 50 / 80])
+    assert of_tasks[4:6] == pytest.approx([30 / 80, 50 / 80])
+    assert of_tasks[6:] == pytest.approx([0.9, (0.6 * 30 + 0.1 * 20) / 50])
     assert found.lag_mean == pytest.approx((60 + 3 * 20) / 80)
     assert list(found.returns) == [6.0, None]
     assert [rank["valid_fraction"] for rank in found.ranks] == pytest.approx([60 / 64, 20 / 64, 0.0])

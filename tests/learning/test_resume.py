@@ -35,6 +35,15 @@ CASES = {
     "lstm": small_shape(
         use_rnn=True, rnn_type="lstm", num_batches_per_epoch=2, num_epochs=2, normalize_input=True, learning_rate=0.01
     ),
+    "tasks": small_shape(
+        obs_space=gym.spaces.Dict(obs=vector_space()["obs"], task_id=gym.spaces.Box(0, 1, (1,), np.int32)),
+        num_batches_per_epoch=2,
+        num_epochs=2,
+        normalize_returns=True,
+        value_normalization="popart",
+        beta_scope="per_task",
+        learning_rate=0.01,
+    ),
     "images": small_shape(
         obs_space=IMAGE,
         encoder_conv_architecture="convnet_atari",

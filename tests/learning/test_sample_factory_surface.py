@@ -8,11 +8,12 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
+from sample_factory.algo.sampling.inference_worker import InferenceWorker
 from sample_factory.algo.utils.context import SampleFactoryContext
 from sample_factory.algo.utils.model_sharing import ParameterClientAsync, ParameterServer
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.shared_buffers import policy_device
-from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSeparateWeights, ActorCriticSharedWeights
 
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
 from sf_fixpo.learning.learner import FixPOLearner
@@ -105,6 +106,11 @@ def test_functions_and_names_that_we_reach_for():
         "self, head_output, rnn_states",
         "self, core_output, values_only, sample_actions",
     ]
+    # the value head that is replaced, and the calls after which values are put into units of returns, which are by position
+    assert parameters(ActorCritic.initialize_weights) == "self, layer"
+    for kind in (ActorCriticSharedWeights, ActorCriticSeparateWeights):
+        assert parameters(kind.forward) == "self, normalized_obs_dict, rnn_states, values_only"
+    assert "actor_critic(normalized_obs, rnn_states)" in inspect.getsource(InferenceWorker)
     assert parameters(sf_runner.obtain_env_info_in_a_separate_process) == "cfg"
     assert parameters(sf_runner.init_wandb) == "cfg"
     assert set(vars(SampleFactoryContext())) == {"env_registry", "model_factory"}

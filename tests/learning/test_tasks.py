@@ -56,19 +56,27 @@ def test_task_figures_against_numpy():
     kl, mask, valids = rng.random(50), rng.random(50) < 0.7, rng.random(50) < 0.9
     mask &= valids
     ids = rng.integers(0, 3, 50)  # nothing of task 3
-    figures = task_figures(*map(torch.from_numpy, (kl, mask, valids, ids)), num_tasks=4).numpy()
+    values, returns = rng.random(50), rng.random(50)
+    arguments = tuple(map(torch.from_numpy, (kl, mask, valids, ids)))
+    figures = task_figures(*arguments, 4, torch.from_numpy(values), torch.from_numpy(returns)).numpy()
     for task in range(3):
-        own = mask & (ids == task)
-        expected = [kl[own].max(), kl[own].mean(), (valids & (ids == task)).sum() / valids.sum()]
-        np.testing.assert_allclose(figures[:, task], expected)
-    assert figures[:, 3].tolist() == [0, 0, 0]
+        own, valid = mask & (ids == task), valids & (ids == task)
+        explained = 1 - (returns - values)[valid].var() / returns[valid].var()
+        np.testing.assert_allclose(figures[:, task], [kl[own].max(), kl[own].mean(), valid.sum() / valids.sum(), explained])
+    assert figures[:, 3].tolist() == [0, 0, 0, 0]
+    assert np.isnan(task_figures(*arguments, 4).numpy()[3]).all(), "V-trace has no targets of the whole batch"
 
 
 def test_task_rows_name_every_figure():
-    rows = task_rows(["a", "b"], [1, 2, 3, 4, 0.25, 0.75], [5.0], [None, 9.0])
-    assert rows["a"] == {"kl_max": 1, "kl_mean": 3, "beta": 5.0, "sample_share": 0.25, "return": None}
-    assert rows["b"] == {"kl_max": 2, "kl_mean": 4, "beta": 5.0, "sample_share": 0.75, "return": 9.0}
-    assert task_rows(["env"], [1, 2, 3, 4, 0.25, 0.75], [5.0, 6.0], [None, None])["task_1"]["beta"] == 6.0
+    figures = [1, 2, 3, 4, 0.25, 0.75, 0.5, np.nan]
+    rows = task_rows(["a", "b"], figures, [5.0], [None, 9.0])
+    assert rows["a"] == {
+        "kl_max": 1, "kl_mean": 3, "beta": 5.0, "sample_share": 0.25, "return": None, "explained_variance": 0.5,
+    }  # fmt: skip
+    assert rows["b"] == {
+        "kl_max": 2, "kl_mean": 4, "beta": 5.0, "sample_share": 0.75, "return": 9.0, "explained_variance": None,
+    }  # fmt: skip
+    assert task_rows(["env"], figures, [5.0, 6.0], [None, None])["task_1"]["beta"] == 6.0
 
 
 def test_recent_returns_come_from_the_environments_scores():
@@ -199,7 +207,7 @@ PROGRAM = (
     "--audit_every=1",
     "--train_for_env_steps=4000",
 )
-PROGRAM += ("--beta_scope=per_task",)
+PROGRAM += ("--beta_scope=per_task", "--value_normalization=popart", "--normalize_returns=True")
 
 
 @pytest.mark.slow
