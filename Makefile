@@ -12,11 +12,13 @@ STAMP := .setup/done_in_$(subst /,_,$(VENV))
 export OMP_NUM_THREADS ?= 1
 # No screen is needed by anything here.
 export SDL_VIDEODRIVER ?= dummy
+# Hundreds of processes import the same files, which are compiled once, whatever the image says that this runs in.
+unexport PYTHONDONTWRITEBYTECODE
 # Test processes that run beside each other.
 JOBS ?= 2
 
-# One by one to whichever process is free: tests differ a hundredfold in length.
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist load --maxschedchunk 1
+# Each process starts with a half of the list, so that what the tests of a file share is made once, and helps with the other half.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: help setup demo test test-slow test-faults lint format check bench docs fuzz sbom audit dist figures-smoke rooms mutants clean
 
@@ -29,10 +31,12 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 # torch has no version in pyproject.toml's range that suits every machine, so it is resolved together with the pins: on its own,
-# pip would take the newest build, with gigabytes of CUDA libraries.
+# pip would take the newest build, with gigabytes of CUDA libraries. Twenty thousand files are then compiled on all cores, where
+# pip takes one; a few are templates that no Python can read, hence no word about them.
 $(STAMP): pyproject.toml setup.py constraints.txt $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): one to five minutes, once'
-	$(PY) -m pip install -qq -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install -qq --no-compile -c constraints.txt -e '.[dev]'
+	@$(PY) -m compileall -qq -j 0 $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 	@mkdir -p $(@D) && touch $@
 
 demo: setup  ## train, plot and audit a small agent

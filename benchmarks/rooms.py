@@ -13,6 +13,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,14 +65,15 @@ def imports_of(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
                 yield whole if whole in FILES else node.module
 
 
-def arrows(*, at_import_only: bool = False) -> set[tuple[str, str]]:
+@cache
+def arrows(*, at_import_only: bool = False) -> frozenset[tuple[str, str]]:
     """(importer, imported) of all pairs of modules of the package."""
-    return {
+    return frozenset(
         (name, target)
         for name, path in FILES.items()
         for target in imports_of(path, at_import_only=at_import_only)
         if target in FILES and target != name
-    }
+    )
 
 
 def room_arrows() -> Counter[tuple[str, str]]:

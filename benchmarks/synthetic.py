@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -194,8 +195,7 @@ def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Pat
         add_baseline_args(parser)
         parser.set_defaults(task_names=[f"task_{i}" for i in range(task_count(shape.obs_space))])
     cfg = AttrDict(vars(parser.parse_args(["--env=synthetic", "--experiment=synthetic"])))
-    unknown = sorted(set(settings) - set(cfg))
-    if unknown:
+    if unknown := sorted(set(settings) - set(cfg)):
         raise ValueError(f"no such flag for {algo}: {', '.join(unknown)}")
     cfg.update(algo=algo, device=device, serial_mode=True, async_rl=False, with_wandb=False, seed=0, cli_args={})
     cfg.update(settings, train_dir=str(train_dir or tempfile.mkdtemp(prefix="synthetic_learner_")))
@@ -347,7 +347,7 @@ def fill_policy_outputs(learner: Learner, batch: TensorDict, seed: int = 0, snap
             _play(_published(learner), _published_version(learner), learner.cfg, batch, first_state)
         for i, snapshot in enumerate(snapshots):
             rows = slice(i, None, len(snapshots))  # a slice, so that the parts are views of the batch
-            _play(_rebuild(learner, snapshot), snapshot.version, learner.cfg, batch[rows], first_state[rows])
+            _play(_player(learner, snapshot), snapshot.version, learner.cfg, batch[rows], first_state[rows])
         batch["rewards"].copy_(_rewards(batch, noise))
         batch["valids"].fill_(True)
 
@@ -359,13 +359,18 @@ def _fixed_randomness(device: torch.device, seed: int):
         yield
 
 
-def _rebuild(learner: Learner, snapshot: PolicySnapshot) -> ActorCritic:
-    """A network with a snapshot's weights, built by whatever function built the learner's own."""
-    from sf_fixpo.learning.networks import make_network
+_PLAYERS: WeakKeyDictionary[Learner, ActorCritic] = WeakKeyDictionary()  # to make a network takes longer than to play it
 
-    make = create_actor_critic if type(learner) is Learner else make_network
-    network = make(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
-    network.model_to_device(learner.device)
+
+def _player(learner: Learner, snapshot: PolicySnapshot) -> ActorCritic:
+    """A network with a snapshot's weights, made by whatever function made the learner's own; one for all of its snapshots."""
+    if (network := _PLAYERS.get(learner)) is None:
+        from sf_fixpo.learning.networks import make_network
+
+        make = create_actor_critic if type(learner) is Learner else make_network
+        with _fixed_randomness(learner.device, seed=0):
+            network = _PLAYERS[learner] = make(learner.cfg, learner.env_info.obs_space, learner.env_info.action_space)
+        network.model_to_device(learner.device)
     network.load_state_dict(snapshot.state_dict)
     return network
 

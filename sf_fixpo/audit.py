@@ -32,6 +32,7 @@ from sample_factory.utils.utils import log as sample_factory_log
 
 from sf_fixpo import cli
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord, UnreadableError, list_files, load
+from sf_fixpo.records.recomputation import Networks
 from sf_fixpo.records.update_log import UPDATE_LOG, read_rows
 from sf_fixpo.records.verdict import Finding, recompute
 
@@ -201,13 +202,14 @@ def audit(directory: Path, quiet: bool = False) -> list[Finding]:
     cfg = load_config(directory)
     rows = list(read_rows(directory / UPDATE_LOG)) if (directory / UPDATE_LOG).is_file() else None
     findings = []
+    networks: Networks = {}
     compared = 0
     for policy_id, version, path in list_files(directory / FOLDER):
         record = load(path)
         if record.policy_version != version:
             raise ViolationError(f"{path}: holds version {record.policy_version}, not the {version} of its name")
         try:
-            finding = recompute(record, cfg, path.name, policy_id)
+            finding = recompute(record, cfg, path.name, policy_id, networks)
         except UnreadableError as exc:
             raise UnreadableError(f"{path}: {exc}") from exc
         check_finding(finding, record, path)

@@ -269,18 +269,8 @@ def _upload(api: HfApi, folder: Path, repo_id: str, private: bool) -> str:
 # -- the end of a training run ---------------------------------------------------------------------------------------------------
 
 
-def add_hub_args(parser: argparse.ArgumentParser) -> None:
-    """Adds `--push_to_hub` and `--hf_repository`, which sample-factory has for its evaluation program only."""
-    group = parser.add_argument_group("Hugging Face Hub")
-    group.add_argument("--push_to_hub", action="store_true", help="Publish the run when it has finished; see sf_fixpo.hub")
-    group.add_argument("--hf_repository", default=None, type=str, help="Where to: USER/NAME")
-    group.add_argument("--hf_private", action="store_true", help="Make it a private repository")
-
-
 def hub_faults(cfg: Any) -> list[str]:
-    """Faults of the flags, a missing token among them: better said before the run than after it."""
-    if not cfg.push_to_hub:
-        return []
+    """Faults of the flags of a run that is to be published, a missing token among them: better said now than after it."""
     found = [f"--hf_repository={cfg.hf_repository}: {fault}" for fault in repo_faults(cfg.hf_repository)]
     if get_token() is None:
         found.append(f"--push_to_hub: no token for the Hugging Face Hub: {LOGIN}")

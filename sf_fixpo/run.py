@@ -14,24 +14,26 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import sample_factory.cfg.arguments as sf_arguments
-import sample_factory.train as sf_train
+from sf_fixpo import cli
+from sf_fixpo.running.finding import ScriptError, find_script
 
-from sf_fixpo import api, cli
-from sf_fixpo.running.scripts import ScriptError, run_script
-
+BAD_INPUT = 2
 _called = False
-
-
-def _run_rl(cfg: Any) -> int:
-    global _called
-    _called = True
-    return api.run_rl(cfg)
 
 
 def take_over() -> None:
     """From here on sample-factory's `run_rl` and `parse_sf_args` are ours, for whoever imports them."""
-    sf_train.run_rl = _run_rl
+    import sample_factory.cfg.arguments as sf_arguments
+    import sample_factory.train as sf_train
+
+    from sf_fixpo import api
+
+    def run_rl(cfg: Any) -> int:
+        global _called
+        _called = True
+        return api.run_rl(cfg)
+
+    sf_train.run_rl = run_rl
     sf_arguments.parse_sf_args = api.parse_sf_args
 
 
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
         print("fixpo-run: name a script: a module, or a file that ends in .py; --help says more", file=sys.stderr)
-        return api.BAD_INPUT
+        return BAD_INPUT
     if argv[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0
@@ -49,13 +51,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, *flags = argv
     script = {"path" if name.endswith(".py") else "module": name, "argv": flags}
+    try:
+        find_script(script)
+    except ScriptError as exc:
+        print(f"fixpo-run: {exc}", file=sys.stderr)
+        return BAD_INPUT
     take_over()
+    from sf_fixpo.running.scripts import run_script  # with torch behind it, as `take_over`: seconds, for a script that is there
+
     status: Any = 0
     try:
         run_script(script)
-    except ScriptError as exc:
-        print(f"fixpo-run: {exc}", file=sys.stderr)
-        return api.BAD_INPUT
     except SystemExit as exc:
         status = exc.code
     if not _called and not {"-h", "--help"} & set(flags):

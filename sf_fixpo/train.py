@@ -19,7 +19,6 @@ from sf_fixpo.api import EXIT_STATUS, exit_status, take_part
 from sf_fixpo.envs import Suite, UnknownEnvError, find_suite, list_envs
 from sf_fixpo.envs.names import did_you_mean
 from sf_fixpo.envs.suite import ENV_FLAGS
-from sf_fixpo.hub import add_hub_args, hub_faults, push_finished_run
 from sf_fixpo.running.runner import run_fixpo
 from sf_fixpo.running.scripts import Registered, only_registers, registering_script
 from sf_fixpo.running.settings import BadInputError, add_run_args, resumed, run_faults
@@ -35,6 +34,14 @@ def _add_program_args(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_version(group)
     group.add_argument("--list_envs", action="store_true", help="Print what can run here, and what each missing one needs")
+
+
+def _add_hub_args(parser: argparse.ArgumentParser) -> None:
+    """Adds `--push_to_hub` and what belongs to it, which sample-factory has for its evaluation program only."""
+    group = parser.add_argument_group("Hugging Face Hub")
+    group.add_argument("--push_to_hub", action="store_true", help="Publish the run when it has finished; see sf_fixpo.hub")
+    group.add_argument("--hf_repository", default=None, type=str, help="Where to: USER/NAME")
+    group.add_argument("--hf_private", action="store_true", help="Make it a private repository")
 
 
 def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
@@ -56,7 +63,7 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
     parser, _ = parse_sf_args([f"--env={env}"])
     _add_program_args(parser)
     add_run_args(parser)
-    add_hub_args(parser)
+    _add_hub_args(parser)
     suite.add_args(parser)
 
     def refuse(message: str) -> NoReturn:
@@ -69,6 +76,21 @@ def _make_parser(argv: list[str]) -> tuple[argparse.ArgumentParser, Suite]:
 
     parser.error = refuse
     return parser, suite
+
+
+# The Hub's client takes a quarter of a second to import, and each process of a run imports this file.
+def _hub_faults(cfg: AttrDict) -> list[str]:
+    if not cfg.push_to_hub:
+        return []
+    from sf_fixpo.hub import hub_faults
+
+    return hub_faults(cfg)
+
+
+def _push(cfg: AttrDict) -> int:
+    from sf_fixpo.hub import push_finished_run
+
+    return push_finished_run(cfg)
 
 
 def parse_cfg(argv: list[str], script: dict[str, Any] | None = None) -> AttrDict:
@@ -92,7 +114,7 @@ def parse_cfg(argv: list[str], script: dict[str, Any] | None = None) -> AttrDict
     parser.set_defaults(experiment=f"{known.env}_{known.algo}".lower())
     cfg = resumed(parse_full_cfg(parser, argv))
     cfg.task_names, cfg.script = list(suite.tasks(cfg)), {**script, "suite": suite.name} if script else {}
-    found = run_faults(cfg) + hub_faults(cfg) + suite.faults(cfg)
+    found = run_faults(cfg) + _hub_faults(cfg) + suite.faults(cfg)
     found += suite.share_faults(cfg)
     found += [
         f"--{name}={cfg.cli_args[name]}: the {suite.name} suite has no use for it, leave it out"
@@ -142,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in find_suite(cfg.env).notes(cfg) if speaks else ():
             print(f"fixpo-train: {line}", file=sys.stderr)
         status = EXIT_STATUS[run_fixpo(cfg, find_suite(cfg.env).make_env, Console())]
-        return push_finished_run(cfg) if status == 0 and cfg.push_to_hub and speaks else status
+        return _push(cfg) if status == 0 and cfg.push_to_hub and speaks else status
 
     return exit_status("fixpo-train", train)
 

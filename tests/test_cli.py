@@ -187,6 +187,7 @@ def test_missing_extra_says_what_to_install(tmp_path):
 def test_the_stand_in_is_announced_once_and_recorded(tmp_path):
     """In a process of its own: sample-factory's log writes to the stderr that it has found at import."""
     code = "import sys; from sf_fixpo import train; train.set_console_log_level('warning'); print(train.parse_cfg(sys.argv[1:]))"
+    code += "; assert 'requests' not in sys.modules, 'the Hub takes a quarter of a second, in each process of a run'"
     env = "--env=dmlab_30_rooms_collect_good_objects"
     argv = [sys.executable, "-c", code, env, f"--train_dir={tmp_path}"]
     run = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -190,14 +191,10 @@ def test_a_policy_is_played_and_repeats_with_its_seed(experiment, tmp_path, caps
     assert sorted(seen) == sorted(first["returns"])
 
 
-def test_a_random_agent_needs_no_checkpoint(experiment):
-    assert evaluate.main([str(experiment), "--random", "--episodes=2", "--workers=1"]) == 0
-
-
 def test_a_worker_that_fails_ends_the_program_with_its_error(experiment, tmp_path, capsys):
     torn = tmp_path / "torn.pth"
     torn.write_bytes(b"torn")
-    assert evaluate.main([str(experiment), f"--checkpoint={torn}", "--episodes=2"]) == 1
+    assert evaluate.main([str(experiment), f"--checkpoint={torn}", "--episodes=2", "--workers=1"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -208,7 +205,7 @@ def die(pipe):
 def test_a_worker_that_dies_ends_the_program(experiment, monkeypatch):
     monkeypatch.setattr(evaluation, "play_in_process", die)
     with pytest.raises(evaluate.WorkerError, match=r"gym_CartPole-v1: evaluation worker . died .exit code 7"):
-        evaluation.evaluate(experiments.load_config(experiment), None, 2, 2)
+        evaluation.evaluate(experiments.load_config(experiment), None, 2, 1)
 
 
 def test_the_best_checkpoint_is_taken_where_there_is_one(tmp_path):
@@ -277,9 +274,11 @@ def test_levels_share_the_workers(experiment):
     assert results[2] == results[0], "whichever worker plays a job makes no difference"
 
 
-def test_what_was_left_is_counted_and_said(experiment, tmp_path, capsys):
+def test_what_was_left_is_counted_and_said_of_an_agent_that_needs_no_checkpoint(experiment, tmp_path, capsys):
     path = tmp_path / "result.json"
-    argv = [str(experiment), "--random", "--episodes=3", "--workers=1", f"--json={path}"]
+    (tmp_path / "run").mkdir()
+    shutil.copy(experiment / "config.json", tmp_path / "run")
+    argv = [str(tmp_path / "run"), "--random", "--episodes=3", "--workers=1", f"--json={path}"]
     assert evaluate.main([*argv, "--max_steps=5"]) == 0
     assert "3 episode(s) had not ended after --max_steps=5" in capsys.readouterr().out
     result = json.loads(path.read_text())

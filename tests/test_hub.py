@@ -19,7 +19,7 @@ from sample_factory.utils.attr_dict import AttrDict
 from small_hub import BEST, LATEST, PNG, TOKEN, Hub, Requests, evaluation, row
 
 from benchmarks.synthetic import make_cfg, small_shape, vector_space
-from sf_fixpo import evaluate, hub
+from sf_fixpo import evaluate, hub, train
 from sf_fixpo.learning.networks import make_actor_critic
 from sf_fixpo.records.update_log import append_row
 
@@ -287,13 +287,13 @@ def test_what_the_hub_refuses_is_said(experiment, remote, monkeypatch, capsys, t
 
 def training_cfg(experiment: Path, *flags: str) -> AttrDict:
     parser = argparse.ArgumentParser()
-    hub.add_hub_args(parser)
+    train._add_hub_args(parser)
     return AttrDict(vars(parser.parse_args(flags)), train_dir=str(experiment.parent), experiment=experiment.name)
 
 
 def test_flags_are_checked_before_the_run(experiment, monkeypatch):
-    assert hub.hub_faults(training_cfg(experiment)) == []
-    found = hub.hub_faults(training_cfg(experiment, "--push_to_hub"))
+    assert train._hub_faults(training_cfg(experiment)) == []
+    found = train._hub_faults(training_cfg(experiment, "--push_to_hub"))
     assert [line.partition(":")[0] for line in found] == ["--hf_repository=None", "--push_to_hub"]
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert hub.hub_faults(training_cfg(experiment, "--push_to_hub", "--hf_repository=me/run")) == []

@@ -166,5 +166,6 @@ def test_the_public_names_are_there_and_cost_nothing_until_they_are_asked_for():
     assert all(getattr(sf_fixpo, name) is not None for name in sf_fixpo.__all__)
     with pytest.raises(AttributeError, match="module 'sf_fixpo' has no attribute 'nothing'"):
         _ = sf_fixpo.nothing
-    code = "import sys, sf_fixpo; assert not {'torch', 'sample_factory', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    code = "import sys, sf_fixpo, sf_fixpo.run; sf_fixpo.run.main(['no_such_script'])"
+    code += "; assert not {'torch', 'sample_factory', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

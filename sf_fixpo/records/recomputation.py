@@ -10,7 +10,7 @@ states lie one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from copy import copy
 from typing import Any
 
@@ -40,6 +40,8 @@ _ACTION_MASK, _FORBIDDEN = "action_mask", -1e9  # an observation, and the logit 
 
 _CHUNK = 256  # observations per forward pass: those of images need much memory
 _HINT = "a network of your own has to be registered first: --import=MODULE"
+
+Networks = dict[Hashable, ActorCritic]  # of one run, by the form of the observations and actions in a file
 
 
 # -- divergences --------------------------------------------------------------------------------------------------------------
@@ -108,6 +110,25 @@ def build_network(cfg: Any, record: AuditRecord) -> ActorCritic:
         return network
     except Exception as exc:  # parts that users register may raise anything
         raise UnreadableError(f"config.json: no network can be built: {type(exc).__name__}: {exc}; {_HINT}") from exc
+
+
+def network_for(cfg: Any, record: AuditRecord, known: Networks) -> ActorCritic:
+    """As `build_network`, which takes longer than the rest of a small file, but once for all files of a run that are of one form.
+
+    What the network has of another file `load_weights` replaces.
+
+    Args:
+        cfg: of the run.
+        record: the file.
+        known: the file's network is looked for there, and added.
+
+    Raises:
+        UnreadableError: it cannot be built.
+    """
+    form = (tuple((name, x.dtype, x.shape[1:]) for name, x in record.obs.items()), tuple(map(tuple, record.action_spec)))
+    if form not in known:
+        known[form] = build_network(cfg, record)
+    return known[form]
 
 
 def _make_network(cfg: Any, obs_space: gym.spaces.Dict, action_space: gym.Space) -> ActorCritic:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from sf_fixpo.records.audit_files import AuditRecord
 from sf_fixpo.records.recomputation import (
+    Networks,
     action_parameters,
-    build_network,
     forbidden,
     load_weights,
+    network_for,
     network_masks,
     policy_kl,
     steps_of_piece,
@@ -103,13 +104,20 @@ class Finding:
         return text if self.enforced else f"{text}; --fixup=off bounds nothing"
 
 
-def recompute(record: AuditRecord, cfg: Any, name: str, policy_id: int) -> Finding:
+def recompute(record: AuditRecord, cfg: Any, name: str, policy_id: int, networks: Networks | None = None) -> Finding:
     """Recomputes the reference, staleness and every KL of one file.
+
+    Args:
+        record: the file.
+        cfg: the run's configuration.
+        name: of the file.
+        policy_id: which policy of a population.
+        networks: those of this run's earlier files, which are used again, and added to; None: there are none.
 
     Raises:
         UnreadableError: the file does not fit the configuration.
     """
-    network = build_network(cfg, record)
+    network = network_for(cfg, record, {} if networks is None else networks)
     load_weights(network, record.previous_state_dict, "previous_state_dict")
     previous = pi = action_parameters(network, cfg, record)
     same = _same_bits(record.previous_state_dict, record.state_dict)

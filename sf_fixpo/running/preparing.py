@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 
@@ -80,3 +81,13 @@ def registered_context(cfg: Config, make_env: Callable, rank: int = 0) -> RunCon
     if context.model_factory.make_actor_critic_func is default_make_actor_critic_func:
         context.model_factory.register_actor_critic_factory(make_actor_critic)
     return context
+
+
+@contextmanager
+def registered(cfg: Config, make_env: Callable, rank: int = 0) -> Iterator[RunContext]:
+    """`registered_context` until the block ends."""
+    before = sf_global_context()
+    try:
+        yield registered_context(cfg, make_env, rank)
+    finally:
+        set_global_context(before)

@@ -13,7 +13,6 @@ from sample_factory.algo.runners import runner as sf_runner
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
-from sample_factory.algo.utils.context import set_global_context, sf_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import preprocess_cfg
@@ -37,13 +36,12 @@ from sf_fixpo.running.heartbeats import Heartbeats
 from sf_fixpo.running.joining import DifferentRanksError, is_done, joined, start_together
 from sf_fixpo.running.machine import FAIL, check_shared_memory
 from sf_fixpo.running.pacing import recent_returns
-from sf_fixpo.running.preparing import registered_context
+from sf_fixpo.running.preparing import registered
 from sf_fixpo.running.progress import TrainingDisplay, print_summary
 from sf_fixpo.running.supervision import (
     PREEMPTION_SIGNALS,
     VERDICT,
     ProcessWatch,
-    RunContext,
     asked_to_stop,
     deaf_children,
     exit_in_words,
@@ -91,26 +89,23 @@ class _FixPORunner(Runner):
         self.can_restart = False
         self.began = self.start_time  # where this is another attempt, that of the first
         self._heartbeats = Heartbeats(cfg.heartbeat_reporting_interval)
-        heartbeat_timer = Timer(self.event_loop, cfg.heartbeat_reporting_interval / _HEARTBEAT_LOOKS)
-        heartbeat_timer.timeout.connect(self._check_heartbeat)
-        self.timers.append(heartbeat_timer)
+        self._every(cfg.heartbeat_reporting_interval / _HEARTBEAT_LOOKS, self._check_heartbeat)
         self._interrupted = False
         self.preempted = False
         self._everything_stopped = False
         self.connect("child_died", self._on_child_died)
         self.connect("overdue", self._on_overdue)
-        interrupt_timer = Timer(self.event_loop, _INTERRUPT_POLL_SECONDS)
-        interrupt_timer.timeout.connect(self._stop_if_interrupted)
-        self.timers.append(interrupt_timer)
+        self._every(_INTERRUPT_POLL_SECONDS, self._stop_if_interrupted)
         self._num_tasks = task_count(env_info.obs_space)
         if self._num_tasks > 1:
-            returns_timer = Timer(self.event_loop, _RETURNS_SECONDS)
-            returns_timer.timeout.connect(self._send_task_returns)
-            self.timers.append(returns_timer)
+            self._every(_RETURNS_SECONDS, self._send_task_returns)
         if meeting is not None:
-            ranks_timer = Timer(self.event_loop, _RANKS_POLL_SECONDS)
-            ranks_timer.timeout.connect(self._look_at_ranks)
-            self.timers.append(ranks_timer)
+            self._every(_RANKS_POLL_SECONDS, self._look_at_ranks)
+
+    def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        timer = Timer(self.event_loop, seconds)
+        timer.timeout.connect(action)
+        self.timers.append(timer)
 
     def init(self) -> int:
         """As sample-factory's, but the environment is not probed a second time, and weights come by our learner's mailbox."""
@@ -303,15 +298,6 @@ def make_runner(cfg: Config, env_info: EnvInfo, meeting: Meeting | None = None) 
     return runner
 
 
-@contextmanager
-def _global_context(cfg: Config, make_env: Callable, rank: int) -> Iterator[RunContext]:
-    before = sf_global_context()
-    try:
-        yield registered_context(cfg, make_env, rank)
-    finally:
-        set_global_context(before)
-
-
 def run_fixpo(cfg: Config, make_env: Callable, console: Console | None = None) -> int:
     """Trains as `cfg` says, from the newest checkpoint where the experiment has one.
 
@@ -354,7 +340,7 @@ def _run(cfg: Config, make_env: Callable, console: Console, states: list[dict[st
     # where there is no room the system ends whoever writes
     if not cfg.serial_mode and (room := check_shared_memory()).status == FAIL:
         raise InvalidRunError(f"{room.name}: {room.found}; {room.advice}; or use --serial_mode=True")
-    with _global_context(cfg, make_env, 0 if meeting is None else meeting.rank.number) as context:
+    with registered(cfg, make_env, 0 if meeting is None else meeting.rank.number) as context:
         env_info = probe_environment(context, cfg, cfg.env_start_timeout)
         found = env_faults(cfg, env_info)
         if found := found or checkpoint_faults(cfg, env_info, states):

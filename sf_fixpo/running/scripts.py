@@ -6,7 +6,6 @@ A run remembers it, and whoever plays or audits the run lets the script register
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import runpy
 import sys
@@ -21,11 +20,8 @@ from sample_factory.algo.utils.context import global_env_registry, global_model_
 from sample_factory.model.model_factory import ModelFactory
 
 from sf_fixpo.envs import Suite, adopt_suite
+from sf_fixpo.running.finding import ScriptError, find_script
 from sf_fixpo.running.settings import parse_sf_args
-
-
-class ScriptError(RuntimeError):
-    """A script cannot be run, or does not register what it should."""
 
 
 class Registered(BaseException):
@@ -65,37 +61,14 @@ def run_script(script: dict[str, Any]) -> None:
         ScriptError: there is no such script.
         SystemExit: the script's own.
     """
-    here = os.getcwd()
+    find_script(script)
     if "module" in script:
-        if not {"", here} & set(sys.path):
-            sys.path.insert(0, here)
-        _look_for(script["module"])
         sys.argv = [script["module"], *script["argv"]]
         runpy.run_module(script["module"], run_name="__main__", alter_sys=True)
         return
-    if not os.path.isfile(script["path"]):
-        raise ScriptError(f"{script['path']}: no such file")
     sys.path.insert(0, os.path.dirname(os.path.abspath(script["path"])))
     sys.argv = [script["path"], *script["argv"]]
     runpy.run_path(script["path"], run_name="__main__")
-
-
-def _look_for(module: str) -> None:
-    """Beforehand, so that what a script itself fails to import is shown as its own error.
-
-    Raises:
-        ScriptError: there is no such module, or it is a package that cannot be run.
-    """
-    try:
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{module}.__main__")
-    except (ImportError, ValueError) as exc:
-        raise ScriptError(f"{module}: {exc}") from exc
-    if spec is None:
-        raise ScriptError(
-            f"{module}: no such module, here or on PYTHONPATH, or a package without __main__; name one that `python -m` runs"
-        )
 
 
 @contextmanager

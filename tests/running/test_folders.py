@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_the_second_of_two_runs_is_refused_and_a_killed_one_leaves_the_folder_fr
     log = tmp_path / "td" / "run" / "updates.jsonl"
     with started(tmp_path, *argv, "--train_for_env_steps=1000000000") as first:
         first.wait_until(lambda: log.is_file() and any((tmp_path / "td" / "run" / "checkpoint_p0").glob("*.pth")))
+        first.popen.send_signal(signal.SIGSTOP)  # it holds the folder all the same, and leaves the core to the second
         second = train(tmp_path, "--experiment=run", status=2)
         [line] = second.stderr.splitlines()
         assert line.startswith(

@@ -10,12 +10,12 @@ import signal
 import time
 
 import pytest
-from faulty_envs import hangs_at_start
+from faulty_envs import hangs_at_start, vanishes_at_start
 from programs import LONG, PARALLEL, SERIAL, checkpoints_of, rows_of, started, train, train_command
 from sample_factory.utils.attr_dict import AttrDict
 
 from sf_fixpo.learning import checkpoints
-from sf_fixpo.running.supervision import RunContext, probe_environment
+from sf_fixpo.running.supervision import EnvironmentStartError, RunContext, probe_environment
 
 FAULTY = "tests/helpers/faulty_envs.py"
 NO_SECOND_TRY = ("--max_env_crashes=0", "--max_restarts=0")
@@ -30,7 +30,8 @@ def run_faulty(tmp_path, fault: str, *flags: str):
     return status, run
 
 
-@pytest.mark.parametrize("mode", [SERIAL, PARALLEL], ids=["serial", "parallel"])
+# it is tried before any mode begins
+@pytest.mark.parametrize("mode", [pytest.param(SERIAL, marks=pytest.mark.slow), PARALLEL], ids=["serial", "parallel"])
 def test_environment_that_raises_when_it_is_made_ends_the_run_with_its_own_error(tmp_path, mode):
     status, run = run_faulty(tmp_path, "raises_at_start", *mode)
     assert status == 1
@@ -38,12 +39,30 @@ def test_environment_that_raises_when_it_is_made_ends_the_run_with_its_own_error
     assert "in raises_at_start" in run.stderr, "the environment's own traceback says where"
 
 
+@pytest.mark.parametrize(
+    ("factory", "timeout", "said"),
+    [
+        (vanishes_at_start, 60, "environment engine ended its process at the start, exit code 4"),
+        (hangs_at_start, 4, r"environment engine did not start within 4 s \(--env_start_timeout\)"),
+    ],
+    ids=["vanishes", "hangs"],
+)
+def test_environment_that_does_not_come_back_from_being_made(factory, timeout, said):
+    context = RunContext()
+    context.env_registry["engine"] = factory
+    with pytest.raises(EnvironmentStartError, match=f"^{said}$"):
+        probe_environment(context, AttrDict(env="engine"), timeout)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
 def test_environment_that_ends_its_process_when_it_is_made(tmp_path):
     status, run = run_faulty(tmp_path, "vanishes_at_start", *PARALLEL)
     assert status == 1
     assert "ended its process at the start, exit code 4" in run.stderr
 
 
+@pytest.mark.slow
 def test_environment_that_hangs_when_it_is_made_is_given_up(tmp_path):
     status, run = run_faulty(tmp_path, "hangs_at_start", *PARALLEL, "--env_start_timeout=5")
     assert status == 1
@@ -101,8 +120,9 @@ def test_environment_that_raises_when_it_is_closed_does_not_keep_the_run_from_en
 
 @pytest.fixture
 def learning(tmp_path):
-    """A parallel run that has made some updates."""
-    with started(tmp_path / "output", *train_command(tmp_path, "run", *PARALLEL, LONG, "--log_level=info")) as run:
+    """A parallel run that has made some updates; each process imports for seconds, so that one worker has to do."""
+    flags = (*PARALLEL, "--num_workers=1", "--num_envs_per_worker=4", LONG, "--log_level=info")
+    with started(tmp_path / "output", *train_command(tmp_path, "run", *flags)) as run:
         run.wait_until(lambda: len(rows_of(tmp_path / "run")) >= 3)
         yield run
 
