@@ -216,7 +216,7 @@ def faults_of(experiment: Experiment, seconds: float = 0.0) -> list[str]:
     found += describe(rows)
     target, limit = config.get("train_for_env_steps"), config.get("train_for_seconds")
     # nothing is logged while processes start and while the first samples are collected
-    had_its_time = is_number(limit) and seconds >= 0.9 * limit
+    had_its_time = isinstance(limit, int | float) and seconds >= 0.9 * limit
     if rows and is_number(target) and rows[-1]["env_steps"] < target and not had_its_time:
         found.append(f"not at its end: {rows[-1]['env_steps']:,} of {target:,} steps (stopped, or running still)")
     return found
