@@ -42,6 +42,8 @@ ALGOS = ("APPO", "FIXPO", "TRPO", "PPO_KL", "KL_PROJECTION")
 DEVICE = os.environ.get("FIXPO_TEST_DEVICE", "cpu")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
 
+_PLAYERS: WeakKeyDictionary[Learner, ActorCritic] = WeakKeyDictionary()  # to make a network takes longer than to play it
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -357,9 +359,6 @@ def _fixed_randomness(device: torch.device, seed: int):
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-_PLAYERS: WeakKeyDictionary[Learner, ActorCritic] = WeakKeyDictionary()  # to make a network takes longer than to play it
 
 
 def _player(learner: Learner, snapshot: PolicySnapshot) -> ActorCritic:

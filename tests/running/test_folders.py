@@ -99,7 +99,7 @@ def test_the_second_of_two_runs_is_refused_and_a_killed_one_leaves_the_folder_fr
     argv = ["-m", "sf_fixpo.train", *SERIAL, f"--train_dir={tmp_path / 'td'}", "--experiment=run", "--save_every_sec=1"]
     log = tmp_path / "td" / "run" / "updates.jsonl"
     with started(tmp_path, *argv, "--train_for_env_steps=1000000000") as first:
-        first.wait_until(lambda: log.is_file() and any((tmp_path / "td" / "run" / "checkpoint_p0").glob("*.pth")))
+        first.wait_until(lambda: log.is_file() and any((tmp_path / "td" / "run" / "checkpoint_p0").glob("*[1-9]*_*[1-9]*.pth")))
         first.popen.send_signal(signal.SIGSTOP)  # it holds the folder all the same, and leaves the core to the second
         second = train(tmp_path, "--experiment=run", status=2)
         [line] = second.stderr.splitlines()
