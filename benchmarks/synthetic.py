@@ -51,8 +51,7 @@ class Shape:
 
     Attributes:
         name: for tables.
-        obs_space: observations, a Dict of Box spaces.
-        action_space: Discrete, Box, or a Tuple of these.
+        obs_space: observations, a Dict of Box spaces; action_space: Discrete, Box, or a Tuple of these.
         cfg: sample-factory flags by name, for both algorithms.
         fixpo: further flags for all but APPO.
         appo: further flags for APPO alone.
