@@ -67,15 +67,17 @@ class Curve:
         counted = so_far > 0.5 * self.best
         return float(((so_far - self.returns) / np.where(counted, so_far, 1.0))[counted].max()) if counted.any() else 0.0
 
+    def _first(self, of: np.ndarray, threshold: float) -> float:
+        reached = np.flatnonzero(self.returns >= threshold)
+        return float(of[reached[0]]) if len(reached) else math.inf
+
     def steps_to(self, threshold: float) -> float:
         """Steps at the end of the first part with such a return; infinite where there is none."""
-        reached = np.flatnonzero(self.returns >= threshold)
-        return float(self.steps[reached[0]]) if len(reached) else math.inf
+        return self._first(self.steps, threshold)
 
     def seconds_to(self, threshold: float) -> float:
         """Seconds until then; infinite where there is none."""
-        reached = np.flatnonzero(self.returns >= threshold)
-        return float(self.seconds[reached[0]]) if len(reached) else math.inf
+        return self._first(self.seconds, threshold)
 
     def at_time(self, seconds: float) -> float:
         """The return of the last part that had ended by then."""

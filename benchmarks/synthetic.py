@@ -51,7 +51,8 @@ class Shape:
 
     Attributes:
         name: for tables.
-        obs_space: observations, a Dict of Box spaces; action_space: Discrete, Box, or a Tuple of these.
+        obs_space: observations, a Dict of Box spaces.
+        action_space: Discrete, Box, or a Tuple of these.
         cfg: sample-factory flags by name, for both algorithms.
         fixpo: further flags for all but APPO.
         appo: further flags for APPO alone.
@@ -323,8 +324,7 @@ def _draw_obs(rng: np.random.Generator, space: gym.spaces.Box, num_traj: int, st
         noise = rng.integers(-60, 60, (num_traj, steps, *space.shape), dtype=np.int16)
         values = noise + (128 + 40 * np.tanh(drift)).astype(np.int16)
         return np.clip(values, space.low.min(), space.high.max()).astype(space.dtype)
-    offset = rng.uniform(-2.0, 2.0, space.shape)
-    scale = rng.uniform(0.5, 3.0, space.shape)
+    offset, scale = rng.uniform(-2.0, 2.0, space.shape), rng.uniform(0.5, 3.0, space.shape)
     noise = rng.standard_normal((num_traj, steps, *space.shape))
     return np.clip(offset + scale * (noise + drift), space.low, space.high).astype(space.dtype)
 

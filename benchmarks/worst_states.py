@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sf_fixpo.audit import load_config
-from sf_fixpo.records import audit_files, recomputation
+from sf_fixpo.records import audit_files, recomputation, verdict
 from sf_fixpo.records.audit_files import FOLDER, AuditRecord
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -67,30 +67,24 @@ def steps_since(ends: Tensor, steps: int) -> Tensor:
     return found.view(-1)
 
 
-def states_of(record: AuditRecord, cfg: Any) -> States:
-    """Every valid state of an update, with what is asked about it."""
-    network = recomputation.build_network(cfg, record)
-    recomputation.load_weights(network, record.previous_state_dict, "previous_state_dict")
-    previous = recomputation.action_parameters(network, cfg, record)
-    recomputation.load_weights(network, record.state_dict, "state_dict")
-    pi = recomputation.action_parameters(network, cfg, record)
+def states_of(record: AuditRecord, cfg: Any, networks: recomputation.Networks) -> States:
+    """Every valid state of an update, with what is asked about it.
 
-    def kl(p: Tensor, q: Tensor) -> Tensor:
-        return recomputation.policy_kl(*((p, q) if record.kl_direction == "pi_ref" else (q, p)), record.action_spec)
-
-    to_previous = kl(pi, previous)
-    stale = torch.zeros_like(record.valids)
-    bound_to = to_previous
-    if record.reference == "behaviour":
-        stale = ~(kl(previous, record.action_logits) <= record.eps_kl)
-        bound_to = torch.where(stale, to_previous, kl(pi, record.action_logits))
+    Args:
+        record: the update.
+        cfg: of the run.
+        networks: those of the run's earlier files.
+    """
+    pi, previous, same = verdict.play(record, cfg, networks)
+    measured = verdict.measure(record, pi, previous, same)
+    bound_to = measured.kl
     steps, piece = cfg.rollout, recomputation.steps_of_piece(cfg)
     to_end = steps_since(record.dones.view(-1, steps).flip(1).roll(1, 1).reshape(-1), steps).view(-1, steps).flip(1).reshape(-1)
     table = bound_to.view(-1, steps)
     beside = torch.stack([table.roll(1, 1), table.roll(-1, 1)]).mean(0).view(-1)
     facts = {
         "lag, versions": (record.previous_policy_version - record.policy_version_of).double(),
-        "stale": stale.double(),
+        "stale": measured.stale.double(),
         f"within {NEAR} steps of a start": (steps_since(record.dones, steps) < NEAR).double(),
         f"within {NEAR} steps of an end": (to_end < NEAR).double(),
         "place in the piece of trajectory": torch.arange(len(bound_to)).remainder(piece).double() / max(1, piece - 1),
@@ -128,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             cfg = load_config(folder)
             files = [path for _, _, path in audit_files.list_files(folder / FOLDER)]
-            updates = [states_of(audit_files.load(path), cfg) for path in files]
+            networks: recomputation.Networks = {}
+            updates = [states_of(audit_files.load(path), cfg, networks) for path in files]
         except (OSError, ValueError) as exc:
             parser.error(str(exc))
         print(f"{folder.name}\n\n{summary(updates)}")

@@ -26,7 +26,7 @@ def test_it_measures_what_the_learner_measured(core, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(dict(learner.cfg)))
     files = [path for _, _, path in audit_files.list_files(folder / audit_files.FOLDER)]
     for path, row in zip(files, rows, strict=True):
-        states = worst_states.states_of(audit_files.load(path), load_config(folder))
+        states = worst_states.states_of(audit_files.load(path), load_config(folder), {})
         worst = max(row["kl_max"], row["kl_max_stale"] or 0.0)
         assert float(states.kl.max()) == pytest.approx(worst / row["eps_kl"], rel=1e-3)
         assert float(states.facts["stale"].mean()) == pytest.approx(row["stale_fraction"])

@@ -10,7 +10,7 @@ Shape symbols: N states, A action parameters. Divergences are in nats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,14 +117,29 @@ def recompute(record: AuditRecord, cfg: Any, name: str, policy_id: int, networks
     Raises:
         UnreadableError: the file does not fit the configuration.
     """
-    network = network_for(cfg, record, {} if networks is None else networks)
+    pi, previous, same = play(record, cfg, {} if networks is None else networks)
+    return judge(record, cfg, pi, previous, same, name, policy_id)
+
+
+def play(record: AuditRecord, cfg: Any, networks: Networks) -> tuple[Tensor, Tensor, bool]:
+    """Action parameters [N, A] of the policies published after and before the update, and whether both have the same bits.
+
+    Args:
+        record: the file.
+        cfg: the run's configuration.
+        networks: those of this run's earlier files.
+
+    Raises:
+        UnreadableError: the file does not fit the configuration.
+    """
+    network = network_for(cfg, record, networks)
     load_weights(network, record.previous_state_dict, "previous_state_dict")
     previous = pi = action_parameters(network, cfg, record)
     same = _same_bits(record.previous_state_dict, record.state_dict)
     if not same:
         load_weights(network, record.state_dict, "state_dict")
         pi = action_parameters(network, cfg, record)
-    return judge(record, cfg, pi, previous, same, name, policy_id)
+    return pi, previous, same
 
 
 def _same_bits(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
@@ -134,6 +149,48 @@ def _same_bits(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
         return x.contiguous().reshape(-1).view(torch.uint8)
 
     return before.keys() == after.keys() and all(torch.equal(as_bytes(x), as_bytes(after[name])) for name, x in before.items())
+
+
+class Distances(NamedTuple):
+    """How far each state has moved; [N] each, nats.
+
+    Attributes:
+        kl: to what the state is bound to.
+        reference: to the reference of the update.
+        previous: to the policy published before it.
+        stale: bool, bound to the previous policy although that is not the reference.
+        undecided: bool, so near to being stale that float32 may have decided either way; these have the lesser KL of both.
+    """
+
+    kl: Tensor
+    reference: Tensor
+    previous: Tensor
+    stale: Tensor
+    undecided: Tensor
+
+
+def measure(record: AuditRecord, pi: Tensor, previous: Tensor, same: bool) -> Distances:
+    """Which states are stale, and the divergence of every state.
+
+    Args:
+        record: the file.
+        pi: [N, A] action parameters of the policy as published after the update.
+        previous: [N, A] of the policy as published before it.
+        same: whether both have the same weights bit by bit.
+    """
+    valids, eps_kl = record.valids, record.eps_kl
+    measured = _kl(record, pi, previous)
+    kl_previous = torch.zeros_like(measured) if same else measured
+    kl_reference, stale, undecided = kl_previous, torch.zeros_like(valids), torch.zeros_like(valids)
+    if record.reference == "behaviour":
+        kl_reference = _kl(record, pi, record.action_logits)
+        distance = _kl(record, previous, record.action_logits)
+        undecided = valids & (distance > eps_kl * (1 - UNDECIDED)) & (distance <= eps_kl)
+        # so written, a distance that is infinite is too far as well
+        stale = valids & (~(distance <= eps_kl) | (undecided & (kl_reference > eps_kl)))
+    kl = torch.where(stale, kl_previous, kl_reference)
+    kl = torch.where(undecided, torch.minimum(kl_reference, kl_previous), kl)
+    return Distances(kl, kl_reference, kl_previous, stale, undecided)
 
 
 def judge(record: AuditRecord, cfg: Any, pi: Tensor, previous: Tensor, same: bool, name: str, policy_id: int) -> Finding:
@@ -149,17 +206,7 @@ def judge(record: AuditRecord, cfg: Any, pi: Tensor, previous: Tensor, same: boo
         policy_id: which policy of a population.
     """
     valids, eps_kl = record.valids, record.eps_kl
-    measured = _kl(record, pi, previous)
-    kl_previous = torch.zeros_like(measured) if same else measured
-    kl_reference, stale, undecided = kl_previous, torch.zeros_like(valids), torch.zeros_like(valids)
-    if record.reference == "behaviour":
-        kl_reference = _kl(record, pi, record.action_logits)
-        distance = _kl(record, previous, record.action_logits)
-        undecided = valids & (distance > eps_kl * (1 - UNDECIDED)) & (distance <= eps_kl)
-        # so written, a distance that is infinite is too far as well
-        stale = valids & (~(distance <= eps_kl) | (undecided & (kl_reference > eps_kl)))
-    kl = torch.where(stale, kl_previous, kl_reference)
-    kl = torch.where(undecided, torch.minimum(kl_reference, kl_previous), kl)
+    kl, kl_reference, kl_previous, stale, undecided = measure(record, pi, previous, same)
     worst = int(kl.masked_fill(~valids, -torch.inf).argmax()) if valids.any() else -1
     bounded = kl[valids].max() if record.kl_stat == "max" and valids.any() else kl[valids].mean()
     acted, acted_other = compare_with_actors(record, cfg, previous)
@@ -170,7 +217,7 @@ def judge(record: AuditRecord, cfg: Any, pi: Tensor, previous: Tensor, same: boo
         version=record.policy_version,
         checked=int(valids.sum()),
         stale=int(stale.sum()),
-        undone=int((valids & ~measured.isfinite()).sum()) if same else 0,
+        undone=int((valids & ~_kl(record, pi, previous).isfinite()).sum()) if same else 0,
         worst_state=worst,
         kl_worst=float(kl[worst]) if worst >= 0 else float("nan"),
         kl_max=float(in_region.max()) if len(in_region) else float("nan"),

@@ -211,8 +211,11 @@ class Level(ABC):
                 can be touched at once.
             frame: up to which.
             pose: of the player in that frame; `without_nearest` makes of it which object it was.
+
+        Raises:
+            RuntimeError: here, where the engine reports what no scene of this level has.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no objects, and {count} {name!r} came up by frame {frame}, {pose}")
+        raise RuntimeError(f"{type(self).__name__} has no objects, and {count} {name!r} came up by frame {frame}, {pose}")
 
     def took(self, items: tuple[int | None, ...], frame: int, pose: Pose) -> float:
         """The reward for picking up items; a level whose scenes have any overrides this.
@@ -221,8 +224,11 @@ class Level(ABC):
             items: their places in `Scene.items`; None for each thing that was recorded without a number.
             frame: up to which.
             pose: of the player in that frame.
+
+        Raises:
+            RuntimeError: as `picked_up`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no items, and {items} came up by frame {frame}, {pose}")
+        raise RuntimeError(f"{type(self).__name__} has no items, and {items} came up by frame {frame}, {pose}")
 
     def elapsed(self, frame: int, pose: Pose) -> float | None:
         """Asked after every report of the engine: what the clock, or where the player is, brings about.

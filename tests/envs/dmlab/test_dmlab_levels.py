@@ -22,6 +22,8 @@ from sf_fixpo import train
 from sf_fixpo.envs.dmlab import SUITE, engines, names
 from sf_fixpo.envs.dmlab import env as dmlab_env
 from sf_fixpo.envs.dmlab.env import choose_task, word_buckets
+from sf_fixpo.envs.dmlab.stand_in.scene import Pose
+from sf_fixpo.envs.dmlab.stand_in.watermaze import Watermaze
 from sf_fixpo.envs.dmlab.workspace import FOLDER_PREFIX
 
 REPO = Path(__file__).parents[3]
@@ -138,6 +140,14 @@ def test_tasks_and_evaluation_environments():
 def test_what_the_stand_in_has_is_no_fault(env):
     assert SUITE.faults(make_cfg(env=env)) == []
     assert SUITE.faults(make_cfg(env="dmlab_30", dmlab_levels=STAND_IN)) == []
+
+
+def test_a_report_of_what_no_scene_of_a_level_has_is_no_reward_but_an_error():
+    level, here = Watermaze(), Pose(0.0, 0.0, 0.0)
+    with pytest.raises(RuntimeError, match=r"Watermaze has no objects, and 2 'apple' came up by frame 8"):
+        level.picked_up("apple", 2, 8, here)
+    with pytest.raises(RuntimeError, match=r"Watermaze has no items, and \(3, None\) came up by frame 8"):
+        level.took((3, None), 8, here)
 
 
 def test_faults_of_levels():
