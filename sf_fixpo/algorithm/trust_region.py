@@ -73,6 +73,8 @@ def action_kl(p: Tensor, q: Tensor, spec: ActionSpec) -> Tensor:
     sizes = [_KL[kind][0] * size for kind, size in spec]
     if sum(sizes) != p.shape[-1] or p.shape != q.shape:
         raise ValueError(f"action parameters {tuple(p.shape)} and {tuple(q.shape)} do not match {spec}")
+    if len(spec) == 1:
+        return _KL[spec[0][0]][1](p, q)
     parts = zip(spec, p.split(sizes, dim=-1), q.split(sizes, dim=-1), strict=True)
     return torch.stack([_KL[kind][1](p_part, q_part) for (kind, _), p_part, q_part in parts]).sum(0)
 

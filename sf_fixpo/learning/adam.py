@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+# What torch's own optimizers and its clipping are made of; exported under no other name.
+_kernels: Any = torch
 
 
 def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -39,18 +43,73 @@ def clipped_step(
         max_norm: to which the gradients together are clipped; 0: they are not.
         skip: bool, whether the step is none, bit for bit; the device knows. None: it is one. Fused Adam alone can do that.
     """
-    if max_norm > 0:
-        norm = clip_grad_norm_(parameters, max_norm)
-    else:
-        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = _clip(parameters, max_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if skip is not None:
-        # what torch's gradient scaler sets; exactly 1 leaves weights, moments and counts as they are
-        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.found_inf = None  # type: ignore[attr-defined]
+    # what torch's gradient scaler sets; exactly 1 leaves weights, moments and counts as they are
+    found_inf = None if skip is None else skip.float()
+    if not _kernel_step(optimizer, found_inf):
+        optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.found_inf = None  # type: ignore[attr-defined]
     return norm
+
+
+def _clip(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """`torch.nn.utils.clip_grad_norm_`, which takes twice as long on small networks to find out that all are of one kind."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if len({(gradient.device, gradient.dtype) for gradient in gradients}) != 1:
+        return clip_grad_norm_(parameters, max_norm) if max_norm > 0 else get_total_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(_kernels._foreach_norm(gradients)))
+    if max_norm > 0:
+        _kernels._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@torch.no_grad()
+def _kernel_step(optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> bool:
+    """A step of torch's fused Adam on a CPU, without what the optimizer does around its kernel: two thirds of a small step.
+
+    Args:
+        optimizer: with gradients at its parameters.
+        found_inf: 1.0 where the step is none, else 0.0; None: it is one.
+
+    Returns:
+        Whether the step was made. It is not where a parameter has no moments yet, or anything else is out of the ordinary.
+    """
+    if type(optimizer) is not torch.optim.Adam:
+        return False
+    steps = []
+    for group in optimizer.param_groups:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        states = [optimizer.state.get(parameter) for parameter in parameters]
+        plain = group["fused"] and not (group["amsgrad"] or group["differentiable"] or group["decoupled_weight_decay"])
+        kinds = {(parameter.device.type, parameter.dtype) for parameter in parameters}
+        if not plain or not all(states) or len(kinds) != 1 or kinds.pop()[0] != "cpu":
+            return False
+        steps.append((group, parameters, states))
+    for group, parameters, states in steps:
+        counts = [state["step"] for state in states]
+        _kernels._foreach_add_(counts, 1)
+        _kernels._fused_adam_(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            counts,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+            found_inf=found_inf,
+        )
+        if found_inf is not None:
+            _kernels._foreach_sub_(counts, [found_inf] * len(counts))
+    return True
 
 
 def _trains_differently(module: nn.Module) -> bool:

@@ -264,7 +264,7 @@ class Improvement:
 
     def primary_step(self, progress: Progress, batch: Batch, part: Part) -> Tensor:
         """`_primary`, or a replay of it; returns the mean divergence."""
-        self.candidate.model.train()
+        self.candidate.begin_training()
         minibatch = batch.minibatch(part, PRIMARY_KEYS + (VTRACE_KEYS if self._cfg.with_vtrace else GAE_KEYS))
         learning_rate = progress.learning_rate
         done = None if self._graphs is None else self._graphs.primary_step(progress, minibatch)
@@ -298,7 +298,7 @@ class Improvement:
             slots: decide on the device whether it is a step; None: it is one.
             outside: whether the minibatch is known to be outside.
         """
-        self.candidate.model.train()
+        self.candidate.begin_training()
         minibatch = batch.minibatch(part, FIXUP_KEYS)
         done = None
         if slots is not None and self._graphs is not None:

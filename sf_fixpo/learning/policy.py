@@ -188,6 +188,11 @@ class Policy:
         """Whether no statistics stand between raw and normalised observations: all states of this network see the same."""
         return self.known_normalizer and not self.has_statistics
 
+    def begin_training(self) -> None:
+        """Training mode; torch goes through all modules even where they have it, which takes as long as a layer's products."""
+        if not self.model.training:
+            self.model.train()
+
     @torch.no_grad()
     def observe(self, raw: dict[str, Tensor]) -> TensorDict:
         """Observations [n, ...] as an actor's network gets them; this policy's statistics stay as they are."""
