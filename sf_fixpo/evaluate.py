@@ -132,7 +132,8 @@ def _play_with_progress(
 ) -> list[EvalResult]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     counts, total = [0] * len(cfgs), 0.0
-    with Progress(*columns, console=console) as progress:
+    # without a thread that draws ten times a second for nobody: by what it uses, one that waits would not be seen to have stalled
+    with Progress(*columns, console=console, auto_refresh=console.is_terminal) as progress:
         bar = progress.add_task("episodes", total=args.episodes * len(cfgs))
 
         def on_episode(env: int, episode_return: float) -> None:
