@@ -32,7 +32,8 @@ from sf_examples.dmlab.dmlab_model import DmlabEncoder as ExampleDmlabEncoder
 from torch import Tensor, nn
 
 from benchmarks.learner import quiet
-from benchmarks.synthetic import DMLAB, make_cfg
+from benchmarks.shapes import DMLAB
+from benchmarks.synthetic import make_cfg
 from sf_fixpo.learning.encoder import DmlabEncoder
 
 KINDS = ("empty", "short", "mixed")

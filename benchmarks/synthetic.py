@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,37 +37,14 @@ from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from torch import Tensor
 
+from benchmarks.shapes import SHAPES, Shape
+
 ALGOS = ("APPO", "FIXPO", "TRPO", "PPO_KL", "KL_PROJECTION")
 # Where learners are made unless something else is said: `FIXPO_TEST_DEVICE=gpu` takes a whole test suite there.
 DEVICE = os.environ.get("FIXPO_TEST_DEVICE", "cpu")
 _CHUNK = 256  # observations per forward pass while a batch is filled: convolutions need much memory for each
 
 _PLAYERS: WeakKeyDictionary[Learner, ActorCritic] = WeakKeyDictionary()  # to make a network takes longer than to play it
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a learner trains on: spaces and settings.
-
-    Attributes:
-        name: for tables.
-        obs_space: observations, a Dict of Box spaces.
-        action_space: Discrete, Box, or a Tuple of these.
-        cfg: sample-factory flags by name, for both algorithms.
-        fixpo: further flags for all but APPO.
-        appo: further flags for APPO alone.
-    """
-
-    name: str
-    obs_space: gym.spaces.Dict
-    action_space: gym.Space
-    cfg: Mapping[str, Any] = field(default_factory=dict)
-    fixpo: Mapping[str, Any] = field(default_factory=dict)
-    appo: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_flags(self, **flags: Any) -> Shape:
-        """The same shape with some sample-factory flags changed."""
-        return replace(self, cfg={**self.cfg, **flags})
 
 
 @dataclass(frozen=True)
@@ -108,67 +85,6 @@ def small_shape(obs_space: gym.spaces.Dict | None = None, action_space: gym.Spac
     }
     cfg.update(flags)
     return Shape("small", obs_space or vector_space(), action_space or gym.spaces.Discrete(4), cfg)
-
-
-DMLAB = Shape(
-    name="dmlab",
-    obs_space=gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 72, 96), np.uint8)),
-    action_space=gym.spaces.Discrete(15),
-    cfg={
-        "encoder_conv_architecture": "resnet_impala",
-        "encoder_conv_mlp_layers": [512],
-        "nonlinearity": "relu",
-        "use_rnn": True,
-        "rnn_type": "lstm",
-        "rnn_size": 256,
-        "batch_size": 1024,
-        "num_batches_per_epoch": 1,
-        "num_epochs": 1,
-        "rollout": 32,
-        "recurrence": 32,
-        "learning_rate": 1e-4,
-        "obs_scale": 255.0,
-        "obs_subtract_mean": 0.0,
-        "normalize_input": False,
-        "normalize_returns": False,
-        "max_policy_lag": 35,
-        "value_loss_coeff": 0.5,
-        "max_grad_norm": 0.0,
-        "exploration_loss_coeff": 0.003,
-    },
-    fixpo={"eps_kl": 1.0, "c_beta": 2.0, "beta_lr": 0.1, "beta_init": 1.0, "reference": "behaviour"},
-)
-
-MUJOCO = Shape(
-    name="mujoco",
-    obs_space=vector_space(17),
-    action_space=box_actions(6),
-    cfg={
-        "encoder_mlp_layers": [64, 64],
-        "nonlinearity": "tanh",
-        "actor_critic_share_weights": False,
-        "adaptive_stddev": False,
-        "policy_initialization": "torch_default",
-        "use_rnn": False,
-        "rollout": 128,
-        "recurrence": 1,
-        "batch_size": 512,
-        "num_batches_per_epoch": 16,
-        "num_epochs": 10,
-        "shuffle_minibatches": True,
-        "learning_rate": 3e-4,
-        "normalize_input": True,
-        "normalize_returns": True,
-        "value_loss_coeff": 0.1,
-        "max_grad_norm": 0.5,
-        "exploration_loss_coeff": 0.0,
-        "max_policy_lag": 1000,
-    },
-    fixpo={"eps_kl": 0.5, "c_beta": 3.0, "beta_lr": 0.01, "beta_init": 1.0, "reference": "previous", "fixup_batch_size": 1024},
-    appo={"kl_loss_coeff": 0.1, "ppo_clip_ratio": 0.2},
-)
-
-SHAPES = {shape.name: shape for shape in (DMLAB, MUJOCO)}
 
 
 def make_cfg(algo: str, shape: Shape, device: str = DEVICE, train_dir: str | Path | None = None, **flags: Any) -> AttrDict:

@@ -21,6 +21,7 @@ from sample_factory.model.encoder import ConvEncoder, MlpEncoder, MultiInputEnco
 from sample_factory.model.model_factory import ModelFactory
 from sample_factory.utils.typing import ActionSpace, Config, ObsSpace
 from sf_examples.dmlab.dmlab30 import DMLAB_INSTRUCTIONS
+from sf_examples.vizdoom.doom.doom_model import VizdoomEncoder
 from torch.nn.utils.rnn import PackedSequence
 
 from sf_fixpo.algorithm.config import task_names
@@ -124,7 +125,7 @@ def takes_channels_last(model: ActorCritic) -> bool:
 def _known_layout(encoder: Any) -> bool:
     if type(encoder) is MultiInputEncoder:
         return all(_known_layout(part) for part in encoder.encoders.children())
-    if type(encoder) is DmlabEncoder:
+    if type(encoder) in (DmlabEncoder, VizdoomEncoder):  # beside the image, numbers and words
         return _known_layout(encoder.basic_encoder)
     return type(encoder) in (ConvEncoder, ResnetEncoder, MlpEncoder)
 

@@ -196,11 +196,17 @@ class Policy:
     @torch.no_grad()
     def observe(self, raw: dict[str, Tensor]) -> TensorDict:
         """Observations [n, ...] as an actor's network gets them; this policy's statistics stay as they are."""
+        obs = self.normalize(raw)
+        return channels_last(obs) if self.fast_images else obs
+
+    @torch.no_grad()
+    def normalize(self, raw: dict[str, Tensor]) -> TensorDict:
+        """`observe`, with images laid out as they came."""
         training = self.model.training
         self.model.eval()
-        obs = prepare_and_normalize_obs(self.model, TensorDict(raw))
+        obs = TensorDict(prepare_and_normalize_obs(self.model, TensorDict(raw)))
         self.model.train(training)
-        return channels_last(obs) if self.fast_images else TensorDict(obs)
+        return obs
 
     def samples_at_once(self, obs: TensorDict) -> int:
         """How many samples the encoder gets in one call: on a CPU some of them, where each is known to be encoded for itself."""

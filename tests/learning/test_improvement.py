@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
 import gymnasium as gym
+import networks
 import numpy as np
 import pytest
 import torch
@@ -12,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
+from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import ActorCriticSeparateWeights, ActorCriticSharedWeights
 from sample_factory.utils.attr_dict import AttrDict
+from sf_examples.vizdoom.doom.doom_model import VizdoomEncoder, make_vizdoom_encoder
 from torch import nn
 
 from benchmarks.synthetic import box_actions, make_batch, make_learner, small_shape, take_snapshot
 from sf_fixpo.learning.batch import GAE_KEYS, PRIMARY_KEYS, VTRACE_KEYS
 from sf_fixpo.learning.masks import distribution_of
+from sf_fixpo.learning.networks import channels_last, takes_channels_last
 from sf_fixpo.learning.policy import action_parameters, forward
 from sf_fixpo.learning.sequences import Sequences
 
@@ -158,6 +162,20 @@ def test_images_encoded_some_at_a_time_give_the_same(share, tmp_path, monkeypatc
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     monkeypatch.setattr(learner.candidate, "fast_images", False)
     assert learner.candidate.samples_at_once(minibatch.obs) > 1 << 40
+
+
+def test_the_encoder_of_sample_factorys_vizdoom_looks_at_each_image_for_itself(tmp_path):
+    """It is no class of the core's, but what most of its users train: images in parts, channels-last."""
+    space = {"obs": gym.spaces.Box(0, 255, (3, 36, 36), np.uint8), "measurements": gym.spaces.Box(-9, 9, (5,), np.float32)}
+    flags = {**BUSY, "encoder_conv_architecture": "convnet_simple", "encoder_conv_mlp_layers": [16]}
+    with networks.registered(make_vizdoom_encoder):
+        model = make_learner("FIXPO", small_shape(gym.spaces.Dict(space), **flags), train_dir=tmp_path).candidate.model
+    assert type(model.encoder) is VizdoomEncoder
+    assert takes_channels_last(model)
+    obs = TensorDict(obs=torch.rand(7, 3, 36, 36), measurements=torch.randn(7, 5))
+    whole, parts = (forward(model, channels_last(obs), torch.zeros(7, 8), None, at_once) for at_once in (7, 3))
+    for key in ("action_logits", "values"):
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("base", [ActorCriticSharedWeights, ActorCriticSeparateWeights])

@@ -1,11 +1,18 @@
 """The normaliser's statistics alone: from which samples they are counted, and how far they are let into the policy."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from busy import BUSY
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.utils.normalize import ObservationNormalizer
 
 from benchmarks.synthetic import make_batch, make_learner, small_shape
+from sf_fixpo.learning import statistics
 from sf_fixpo.learning.statistics import admit, count_and_normalize
 
 
@@ -38,6 +45,48 @@ def test_statistics_are_of_the_samples_that_count(learner, chosen):
         count_and_normalize(alike, TensorDict(obs=obs.clone()), None)
         torch.testing.assert_close(counts(alike).running_mean, counts(policy).running_mean)
         assert not alike.model.training
+
+
+@given(st.integers(2, 40), st.integers(1, 60), st.sampled_from([np.uint8, np.float32, np.int64]), st.integers(0, 9999))
+def test_moments_taken_in_parts_are_those_of_numpy(count, at_once, dtype, seed):
+    x = (np.random.default_rng(seed).normal(100.0, 20.0, (count, 2, 3))).clip(0, 255).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_VALUES_AT_ONCE", at_once)
+        mean, variance = statistics._moments(torch.from_numpy(x))
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(0, ddof=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flags", [{}, {"obs_scale": 255.0}, {"obs_subtract_mean": 128.0, "obs_scale": 128.0}])
+def test_statistics_are_those_that_sample_factory_would_have_counted(tmp_path, flags):
+    space = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 36, 36), np.uint8), speed=gym.spaces.Box(-9, 9, (2,), np.float32))
+    shape = small_shape(space, **BUSY, **flags, encoder_conv_architecture="convnet_impala", encoder_conv_mlp_layers=[16])
+    learner = make_learner("FIXPO", shape, train_dir=tmp_path)
+    policy, other = learner.candidate, learner.verifier.staged
+    generator = torch.Generator().manual_seed(0)
+    for count in (5, 70):  # a second batch is put to what the first has left
+        images = torch.randint(0, 256, (count, 3, 36, 36), generator=generator, dtype=torch.uint8)
+        raw = TensorDict(obs=images, speed=torch.randn(count, 2, generator=generator))
+        normalized = count_and_normalize(policy, TensorDict(raw), None)
+        other.model.train()
+        expected = prepare_and_normalize_obs(other.model, TensorDict(raw))
+        for name, tensor in policy.state.clone_tensors().items():
+            if "obs_normalizer" in name:
+                torch.testing.assert_close(tensor, other.state.clone_tensors()[name], rtol=1e-5, atol=1e-7)
+        for key in raw:
+            torch.testing.assert_close(normalized[key], expected[key], rtol=1e-4, atol=1e-4)
+
+
+def test_a_normaliser_that_is_not_sample_factorys_own_counts_itself(learner):
+    class Own(ObservationNormalizer):
+        pass
+
+    policy, obs = learner.candidate, torch.randn(5, 8)
+    policy.model.obs_normalizer.__class__ = Own
+    seen = []
+    policy.model.obs_normalizer.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    count_and_normalize(policy, TensorDict(obs=obs), None)
+    assert seen == [True, False], "counted in training mode, then looked at"
 
 
 def test_without_statistics_there_is_nothing_to_count(tmp_path):
