@@ -1,11 +1,14 @@
 """Learner throughput: this package's learner beside stock sample-factory's, on the same synthetic batches in one process.
 
-    python -m benchmarks.learner --shapes=dmlab,mujoco --device=cpu --updates=7 --json=learner.json
+    python -m benchmarks.learner --shapes=dmlab,mujoco,vizdoom --device=cpu --json=learner.json
+    python -m benchmarks.learner --shapes=vizdoom --batches=2048,8192 --forced_fixup_steps=0,2,8 --algos=APPO,FIXPO,UNGUARDED
 
-The two learners take turns, one update each, and who goes first alternates: a machine that slows down slows both. Only
+The learners take turns, one update each, and every other round goes backwards: a machine that slows down slows all. Only
 `learner.train(batch)` is timed. Before every update the batch's policy outputs are made anew by the policy the learner has
 published, outside the timed region. Medians are over `--updates` updates after `--warmup` ones; the ratio to APPO is the median
-of the ratios of neighbouring updates. Memory and host reads are measured in a process of their own for each learner.
+of the ratios of neighbouring updates, its interval Student's t of their logarithms. `UNGUARDED` is FixPO's learner without the
+trust region, so that the guarantee has a price; `--forced_fixup_steps` makes fixup steps whether they are needed or not. Memory,
+host reads and kernel launches are measured in a process of their own for each learner.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -28,9 +33,13 @@ from rich.console import Console
 from rich.table import Table
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.utils.utils import log
+from scipy.stats import t
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.host_reads import HostReads
-from benchmarks.synthetic import ALGOS, SHAPES, fill_policy_outputs, make_batch, make_learner
+from benchmarks.shapes import SHAPES, Shape
+from benchmarks.synthetic import ALGOS, fill_policy_outputs, make_batch, make_learner
+from benchmarks.variants import UNGUARDED, force_fixup, of_batch, without_guarantee
 
 
 @dataclass
@@ -57,7 +66,10 @@ class Row:
         device_name: the accelerator's name, or the number of threads.
         samples_per_s: `batch` over the median time of an update.
         ratio_to_appo: this learner's speed over APPO's.
+        ratio_interval: 95 % interval of their geometric mean; None of fewer than two.
         ratio_spread: smallest and largest of the ratios it is the median of.
+        price: time of an update over that of the learner without a guarantee, less 1.
+        forced_fixup_steps: steps that each fixup phase was made to begin with.
         fixup_share: share of the learner's time in the fixup phase, its checks included.
         check_share: share in the checks.
         step_share: share in the steps.
@@ -66,6 +78,7 @@ class Row:
         peak_bytes: most memory held while training: allocated on the GPU, or resident in the whole process on the CPU.
         host_reads: calls in an update that wait for a number of the device, counted the same way for both learners.
         host_reads_logged: the same as the learner itself logs it.
+        launches: of kernels and graphs in an update, on a GPU.
         updates: how many updates the medians are over.
     """
 
@@ -76,7 +89,10 @@ class Row:
     device_name: str
     samples_per_s: float
     ratio_to_appo: float
+    ratio_interval: tuple[float, float] | None
     ratio_spread: tuple[float, float]
+    price: float | None
+    forced_fixup_steps: int
     fixup_share: float
     check_share: float
     step_share: float
@@ -85,6 +101,7 @@ class Row:
     peak_bytes: int | None
     host_reads: int | None
     host_reads_logged: float | None
+    launches: int | None
     updates: int
 
 
@@ -115,23 +132,43 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def learner_of(algo: str, shape: str, device: str, train_dir: str, flags: dict[str, Any]) -> Learner:
-    """A learner of a shape, with flags that stock sample-factory's does not have."""
-    return make_learner(algo, shape, device, train_dir, **({} if algo == "APPO" else flags))
+@dataclass(frozen=True)
+class Workload:
+    """What is measured in one go.
+
+    Attributes:
+        shape: what the learners train on.
+        forced: fixup steps that each phase begins with.
+        device: `cpu` or `gpu`.
+        flags: that stock sample-factory's learner does not have.
+    """
+
+    shape: Shape
+    forced: int
+    device: str
+    flags: Mapping[str, Any]
+
+    def learner(self, algo: str, train_dir: str) -> Learner:
+        """A learner of it: of `ALGOS`, or `UNGUARDED`."""
+        own = {} if algo == "APPO" else self.flags
+        learner = make_learner("FIXPO" if algo == UNGUARDED else algo, self.shape, self.device, train_dir, **own)
+        if algo == UNGUARDED:
+            without_guarantee(learner)
+        if algo == "FIXPO" and self.forced:
+            force_fixup(learner, self.forced)
+        return learner
 
 
-def time_in_turns(
-    shape: str, device: str, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str, flags: dict[str, Any]
-) -> dict[str, Timings]:
+def time_in_turns(work: Workload, updates: int, warmup: int, algos: tuple[str, ...], train_dir: str) -> dict[str, Timings]:
     """Trains each algorithm's learner one update at a time, in turns.
 
     Returns:
-        Per algorithm what was measured, without the warm-up; also checks that every learner did train.
+        Timings by algorithm.
 
     Raises:
         RuntimeError: a learner left a batch out.
     """
-    learners = {algo: learner_of(algo, shape, device, f"{train_dir}/{shape}_{algo}", flags) for algo in algos}
+    learners = {algo: work.learner(algo, f"{train_dir}/{algo}") for algo in algos}
     batches = {algo: make_batch(learner, seed=0) for algo, learner in learners.items()}
     timings = {algo: Timings() for algo in algos}
     for round_number in range(warmup + updates):
@@ -141,7 +178,7 @@ def time_in_turns(
             steps_before = learner.env_steps
             seconds = timed_update(learner, batches[algo], seed=round_number)
             if learner.env_steps == steps_before:
-                raise RuntimeError(f"{algo} trained on nothing in update {round_number} of {shape}")
+                raise RuntimeError(f"{algo} trained on nothing in update {round_number} of {work.shape.name}")
             if round_number >= warmup:
                 _note(timings[algo], learner, seconds)
     return timings
@@ -158,27 +195,46 @@ def _note(timings: Timings, learner: Learner, seconds: float) -> None:
         timings.host_reads_logged.append(record.host_reads)
 
 
-def measure_alone(algo: str, shape: str, device: str, threads: int, flags: dict[str, Any]) -> tuple[int | None, int]:
-    """Peak memory in bytes and host reads of one learner in this (fresh) process, after two updates to warm up.
+@dataclass(frozen=True)
+class Alone:
+    """What is measured of one learner in a process of its own; None where the system does not tell, or nobody asked."""
+
+    peak_bytes: int | None = None
+    host_reads: int | None = None
+    launches: int | None = None
+
+
+def measure_alone(algo: str, work: Workload, threads: int) -> Alone:
+    """Peak memory, host reads and launches of an update in this (fresh) process, after two updates to warm up.
 
     On the CPU the peak is the process's resident high-water mark (`VmHWM`; `ru_maxrss` would start at the parent's), which holds
-    the libraries too: what differs between two learners is what counts. None where the system does not tell.
+    the libraries too: what differs between two learners is what counts.
     """
     quiet()
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as train_dir:
-        learner = learner_of(algo, shape, device, train_dir, flags)
+        learner = work.learner(algo, train_dir)
         batch = make_batch(learner, seed=0)
         for seed in range(2):  # the second one records graphs, where there are any
             timed_update(learner, batch, seed)
         fill_policy_outputs(learner, batch, seed=2)
-        if device == "gpu":
+        if work.device == "gpu":
             torch.cuda.reset_peak_memory_stats(learner.device)
         with host_reads(learner) as counter:
             learner.train(batch)
         _synchronize(learner.device)
-        peak = torch.cuda.max_memory_allocated(learner.device) if device == "gpu" else _high_water_mark()
-    return peak, counter.count
+        peak = torch.cuda.max_memory_allocated(learner.device) if work.device == "gpu" else _high_water_mark()
+        return Alone(peak, counter.count, _launches(learner, batch) if work.device == "gpu" else None)
+
+
+def _launches(learner: Learner, batch: Any) -> int:
+    """Kernels and graphs that the host launches in an update, as torch's profiler sees them."""
+    fill_policy_outputs(learner, batch, seed=3)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        learner.train(batch)
+        _synchronize(learner.device)
+    names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+    return sum(event.count for event in seen.key_averages() if event.key in names)
 
 
 def _high_water_mark() -> int | None:
@@ -190,40 +246,51 @@ def _high_water_mark() -> int | None:
     return int(marks[0]) * 1024 if marks else None
 
 
-def make_rows(
-    shape: str, device: str, timings: dict[str, Timings], alone: dict[str, tuple[int | None, int | None]], threads: int
-) -> list[Row]:
+def make_rows(work: Workload, timings: dict[str, Timings], alone: Mapping[str, Alone], threads: int) -> list[Row]:
     """Medians, ratios and shares from what was measured; a pure function."""
-    flags = SHAPES[shape].cfg
-    batch = flags["batch_size"] * flags["num_batches_per_epoch"]
+    batch = work.shape.cfg["batch_size"] * work.shape.cfg["num_batches_per_epoch"]
     reference = timings["APPO"].train if "APPO" in timings else None
+    unguarded = timings[UNGUARDED].train if UNGUARDED in timings else None
     rows = []
     for algo, measured in timings.items():
         ratios = [appo / own for appo, own in zip(reference or measured.train, measured.train, strict=True)]
-        total = sum(measured.train)
-        peak, reads = alone.get(algo, (None, None))
+        prices = [own / bare - 1 for own, bare in zip(measured.train, unguarded or [], strict=bool(unguarded))]
+        total, apart = sum(measured.train), alone.get(algo, Alone())
         rows.append(
             Row(
-                shape=shape,
+                shape=work.shape.name,
                 batch=batch,
                 algo=algo,
-                device=device,
-                device_name=torch.cuda.get_device_name() if device == "gpu" else f"{threads} thread(s)",
+                device=work.device,
+                device_name=torch.cuda.get_device_name() if work.device == "gpu" else f"{threads} thread(s)",
                 samples_per_s=batch / statistics.median(measured.train),
                 ratio_to_appo=statistics.median(ratios),
+                ratio_interval=interval(ratios),
                 ratio_spread=(min(ratios), max(ratios)),
+                price=statistics.median(prices) if prices and algo == "FIXPO" else None,
+                forced_fixup_steps=work.forced if algo == "FIXPO" else 0,
                 fixup_share=(sum(measured.check) + sum(measured.fixup)) / total,
                 check_share=sum(measured.check) / total,
                 step_share=sum(measured.fixup) / total,
                 fixup_steps=_mean(measured.fixup_steps),
                 primary_steps=_mean(measured.primary_steps),
-                peak_bytes=peak,
-                host_reads=reads,
+                peak_bytes=apart.peak_bytes,
+                host_reads=apart.host_reads,
                 host_reads_logged=_mean(measured.host_reads_logged),
+                launches=apart.launches,
                 updates=len(measured.train),
             )
         )
     return rows
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the geometric mean of ratios, by Student's t of their logarithms."""
+    if len(ratios) < 2:
+        return None
+    logs = [math.log(ratio) for ratio in ratios]
+    middle, half = statistics.fmean(logs), float(t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(middle - half), math.exp(middle + half)
 
 
 def _mean(values: list[int]) -> float | None:
@@ -231,44 +298,55 @@ def _mean(values: list[int]) -> float | None:
 
 
 def make_table(rows: list[Row]) -> Table:
-    """The result as a table; `n/a` is a number that does not exist for that learner."""
-    table = Table(title="Learner throughput (medians; updates of the two learners interleaved)")
+    """The result as a table; `n/a` is a number that does not exist for that learner, or was not asked for."""
+    table = Table(title="Learner throughput (medians; updates of the learners interleaved)")
     for name in ("shape", "batch", "device", "algo"):
         table.add_column(name)
-    for name in (
-        "samples/s",
-        "to APPO",
-        "range",
-        "fixup %",
-        "checks %",
-        "steps %",
-        "fixup/primary steps",
-        "peak MiB",
-        "host reads",
-    ):
+    numbers = ("samples/s", "to APPO", "95 %", "price %", "fixup %", "checks %", "steps %", "forced", "fixup/primary steps")
+    for name in (*numbers, "peak MiB", "host reads", "launches"):
         table.add_column(name, justify="right")
     for row in rows:
         is_fixpo = row.fixup_steps is not None
         shares = [f"{100 * share:.1f}" if is_fixpo else "n/a" for share in (row.fixup_share, row.check_share, row.step_share)]
         table.add_row(
             row.shape, str(row.batch), f"{row.device}, {row.device_name}", row.algo,
-            f"{row.samples_per_s:,.0f}", f"{row.ratio_to_appo:.3f}", "{:.2f}-{:.2f}".format(*row.ratio_spread), *shares,
+            f"{row.samples_per_s:,.0f}", f"{row.ratio_to_appo:.3f}",
+            "{:.2f}-{:.2f}".format(*row.ratio_interval) if row.ratio_interval else "n/a",
+            _shown(row.price, lambda price: f"{100 * price:.1f}"), *shares, str(row.forced_fixup_steps),
             f"{row.fixup_steps:.1f} / {row.primary_steps:.0f}" if is_fixpo else "n/a",
-            f"{row.peak_bytes / 2**20:,.0f}" if row.peak_bytes is not None else "n/a",
-            str(row.host_reads) if row.host_reads is not None else "n/a",
+            _shown(row.peak_bytes, lambda peak: f"{peak / 2**20:,.0f}"), _shown(row.host_reads, str), _shown(row.launches, str),
         )  # fmt: skip
     return table
+
+
+def _shown(number: Any, text: Callable[[Any], str]) -> str:
+    return "n/a" if number is None else text(number)
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers, none negative, by commas.
+
+    Raises:
+        ValueError: something else.
+    """
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 0:
+        raise ValueError(text)
+    return numbers
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line; a bad value ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learner", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shapes", default="dmlab,mujoco", help=f"comma-separated, of: {', '.join(SHAPES)}")
-    parser.add_argument("--algos", default="APPO,FIXPO", help=f"comma-separated, of: {', '.join(ALGOS)}")
+    known = (*ALGOS, UNGUARDED)
+    parser.add_argument("--algos", default="APPO,FIXPO", help=f"comma-separated, of: {', '.join(known)}")
+    parser.add_argument("--batches", default="0", help="samples of an update, comma-separated; 0: the shape's own")
+    parser.add_argument("--forced_fixup_steps", default="0", help="steps that FixPO's fixup phase begins with, comma-separated")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--graphs", default="on", choices=("on", "off"), help="gradient steps as CUDA graphs, on a GPU")
     parser.add_argument("--encoder_dtype", default="float32", choices=("float32", "bfloat16"), help="of FixPO's primary steps")
-    parser.add_argument("--updates", type=int, default=7, help="timed updates of each learner (at least 5 for a median)")
+    parser.add_argument("--updates", type=int, default=10, help="timed updates of each learner")
     parser.add_argument("--warmup", type=int, default=2, help="updates of each learner that are not timed")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; 1 is what sample-factory's learner process uses")
     parser.add_argument("--skip_memory", action="store_true", help="leave out the separate processes for memory and host reads")
@@ -281,8 +359,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     unknown = set(args.shapes) - set(SHAPES)
     if not args.shapes or unknown:
         parser.error(f"--shapes: unknown {', '.join(sorted(unknown)) or 'empty list'}; one or more of {', '.join(SHAPES)}")
-    if not args.algos or set(args.algos) - set(ALGOS):
-        parser.error(f"--algos: one or more of {', '.join(ALGOS)}")
+    if not args.algos or set(args.algos) - set(known):
+        parser.error(f"--algos: one or more of {', '.join(known)}")
+    for name in ("batches", "forced_fixup_steps"):
+        try:
+            setattr(args, name, _numbers(getattr(args, name)))
+        except ValueError:
+            parser.error(f"--{name}={getattr(args, name)}: whole numbers from 0 on, by commas")
+    try:
+        args.works = [
+            Workload(of_batch(SHAPES[shape], batch), forced, args.device, args.flags)
+            for shape in args.shapes
+            for batch in args.batches
+            for forced in args.forced_fixup_steps
+        ]
+    except ValueError as exc:
+        parser.error(f"--batches: {exc}")
     for name, least in (("updates", 1), ("warmup", 0), ("threads", 1)):
         if getattr(args, name) < least:
             parser.error(f"--{name}={getattr(args, name)}: at least {least}")
@@ -303,16 +395,17 @@ def main(argv: list[str] | None = None) -> int:
     # a file or a pipe has no width of its own, and 80 columns cut the table's numbers off
     console = Console() if sys.stdout.isatty() else Console(width=160)
     rows: list[Row] = []
-    for shape in args.shapes:
-        console.print(f"{shape}: {args.warmup} + {args.updates} updates each of {', '.join(args.algos)} on the {args.device}")
-        alone: dict[str, tuple[int | None, int | None]] = {}
-        if not args.skip_memory:
-            for algo in args.algos:
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    alone[algo] = pool.submit(measure_alone, algo, shape, args.device, args.threads, args.flags).result()
+    for work in args.works:
+        console.print(
+            f"{work.shape.name}: {args.warmup} + {args.updates} updates each of {', '.join(args.algos)} on the {args.device}"
+        )
+        alone: dict[str, Alone] = {}
+        for algo in () if args.skip_memory else args.algos:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                alone[algo] = pool.submit(measure_alone, algo, work, args.threads).result()
         with tempfile.TemporaryDirectory() as train_dir:
-            timings = time_in_turns(shape, args.device, args.updates, args.warmup, args.algos, train_dir, args.flags)
-        rows += make_rows(shape, args.device, timings, alone, args.threads)
+            timings = time_in_turns(work, args.updates, args.warmup, args.algos, train_dir)
+        rows += make_rows(work, timings, alone, args.threads)
     console.print(make_table(rows))
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
