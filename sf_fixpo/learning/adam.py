@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,19 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 # What torch's own optimizers and its clipping are made of; exported under no other name.
 _kernels: Any = torch
+
+
+def leave_out_the_compiler() -> None:
+    """Keeps torch's optimizers from loading its compiler to tell it to leave them alone: a second of each process that trains.
+
+    They do so where they are made, saved and loaded. A compiler that is there already is told, as torch does it.
+    """
+    if "torch._dynamo" in sys.modules:
+        return
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None:
+            method.__dynamo_disable = method  # what torch._compile would put there
 
 
 def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -66,6 +80,15 @@ def _clip(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """Adam's state of a parameter, which begins with its first step."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state.update({key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")})
+    return state
+
+
 @torch.no_grad()
 def _kernel_step(optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> bool:
     """A step of torch's fused Adam on a CPU, without what the optimizer does around its kernel: two thirds of a small step.
@@ -75,20 +98,20 @@ def _kernel_step(optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> 
         found_inf: 1.0 where the step is none, else 0.0; None: it is one.
 
     Returns:
-        Whether the step was made. It is not where a parameter has no moments yet, or anything else is out of the ordinary.
+        Whether the step was made. It is not where anything is out of the ordinary.
     """
     if type(optimizer) is not torch.optim.Adam:
         return False
     steps = []
     for group in optimizer.param_groups:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-        states = [optimizer.state.get(parameter) for parameter in parameters]
         plain = group["fused"] and not (group["amsgrad"] or group["differentiable"] or group["decoupled_weight_decay"])
         kinds = {(parameter.device.type, parameter.dtype) for parameter in parameters}
-        if not plain or not all(states) or len(kinds) != 1 or kinds.pop()[0] != "cpu":
+        if not plain or len(kinds) != 1 or kinds.pop()[0] != "cpu":
             return False
-        steps.append((group, parameters, states))
-    for group, parameters, states in steps:
+        steps.append((group, parameters))
+    for group, parameters in steps:
+        states = [_moments(optimizer, parameter) for parameter in parameters]
         counts = [state["step"] for state in states]
         _kernels._foreach_add_(counts, 1)
         _kernels._fused_adam_(

@@ -22,7 +22,7 @@ from sf_fixpo.algorithm.config import FixPOConfig, fixup_minibatch, parse_versio
 from sf_fixpo.algorithm.multiplier import LagrangeMultiplier, MeanMultiplier
 from sf_fixpo.algorithm.trust_region import Divergence, FixupResult, largest_entropy
 from sf_fixpo.learning import checkpoints, reporting
-from sf_fixpo.learning.adam import drop_first_moments, use_fused_adam
+from sf_fixpo.learning.adam import drop_first_moments, leave_out_the_compiler, use_fused_adam
 from sf_fixpo.learning.batch import Batch, Progress, fill_invalid
 from sf_fixpo.learning.beginning import begin, bind
 from sf_fixpo.learning.checkpointing import CheckpointingLearner
@@ -102,6 +102,7 @@ class FixPOLearner(CheckpointingLearner):
 
         # sample-factory advises a fixed KL loss where this coefficient is 0; beta takes its place
         coefficient, self.cfg.kl_loss_coeff = self.cfg.kl_loss_coeff, 1.0
+        leave_out_the_compiler()
         super().init()
         self.cfg.kl_loss_coeff = coefficient
 

@@ -1,5 +1,9 @@
 """The step by the kernel alone is torch's own step, bit for bit: weights, moments, counts, and the norm before clipping."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +11,8 @@ from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from sf_fixpo.learning import adam
+
+ROOT = Path(__file__).parents[2]
 
 
 def make(seed, **settings):
@@ -44,11 +50,15 @@ def assert_equal_state(one, other):
 settings = st.fixed_dictionaries({"weight_decay": st.sampled_from([0.0, 0.1]), "maximize": st.booleans()})
 
 
-@given(settings, st.sampled_from([0.0, 0.5, 100.0]), st.lists(st.tuples(st.sets(st.integers(0, 3)), st.booleans()), max_size=6))
+@given(
+    settings,
+    st.sampled_from([0.0, 0.5, 100.0]),
+    st.lists(st.tuples(st.sets(st.integers(0, 3)), st.sampled_from([None, False, True])), max_size=6),
+)
 def test_steps_are_torchs_own_bit_for_bit(settings, max_norm, steps):
     (parameters, optimizer), (expected, reference) = make(0, **settings), make(0, **settings)
-    for number, (left_out, skipped) in enumerate([(set(), False), *steps]):
-        skip = torch.tensor(skipped) if number else None
+    for number, (left_out, skipped) in enumerate(steps):
+        skip = None if skipped is None else torch.tensor(skipped)
         for tensors in (parameters, expected):
             set_gradients(tensors, number, left_out)
         norm = adam.clipped_step(optimizer, parameters, 1e-2 / (number + 1), max_norm, skip)
@@ -68,13 +78,12 @@ def test_a_step_that_is_none_leaves_everything_even_where_a_gradient_is_no_numbe
     assert all(torch.equal(state["step"], own) for state, own in zip(optimizer.state.values(), before[1], strict=True))
 
 
-def test_the_kernel_is_what_steps_once_there_are_moments(monkeypatch):
+def test_the_kernel_is_what_steps(monkeypatch):
     parameters, optimizer = make(2)
-    set_gradients(parameters, 0)
-    adam.clipped_step(optimizer, parameters, 1e-2, 0.5)
     monkeypatch.setattr(optimizer, "step", lambda: pytest.fail("torch's own step"))
-    set_gradients(parameters, 1)
-    adam.clipped_step(optimizer, parameters, 1e-2, 0.5)
+    for number in range(2):
+        set_gradients(parameters, number)
+        adam.clipped_step(optimizer, parameters, 1e-2, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +116,20 @@ def test_gradients_of_two_kinds_are_clipped_together():
         norm = adam.clipped_step(own, parameters, 1e-2, 0.5)
         torch.testing.assert_close(norm, by_torch(reference, expected, 1e-2, 0.5), rtol=0, atol=0)
     assert_equal_state(own, reference)
+
+
+TRAIN_AND_RESUME = """
+import sys
+from benchmarks.synthetic import make_batch, make_learner, small_shape
+for updates in (1, 2):
+    learner = make_learner("FIXPO", small_shape(), train_dir=sys.argv[1])
+    assert learner.updates == updates - 1
+    learner.train(make_batch(learner, seed=updates))
+    learner.save()
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_process_that_trains_does_not_load_torchs_compiler(tmp_path):
+    done = subprocess.run([sys.executable, "-c", TRAIN_AND_RESUME, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
