@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from programs import started
@@ -12,6 +13,7 @@ from programs import started
 import sf_fixpo
 from sf_fixpo.playing.experiment import load_config
 
+ROOT = Path(__file__).parents[1]
 SMALL = ("--device=cpu", "--num_workers=1", "--num_envs_per_worker=2", "--worker_num_splits=1", "--batch_size=128")
 SMALL += ("--rollout=32", "--train_for_env_steps=500", "--audit_every=1", "--save_every_sec=1000")
 SERIAL = ("--serial_mode=True", "--async_rl=False")
@@ -42,6 +44,7 @@ EXAMPLES = {
     "custom environment and encoder": ("sf_examples.train_custom_env_custom_model", "--env=my_custom_env_v1", *SERIAL),
     "several agents": ("sf_examples.train_custom_multi_env", "--env=my_custom_multi_env_v1"),
     "a population": ("sf_examples.train_gym_env", "--env=CartPole-v1", "--use_rnn=False", "--num_policies=2", "--with_pbt=True"),
+    "atari": (str(ROOT / "examples" / "atari_script.py"), "--env=atari_pong", *SERIAL),
 }
 
 
@@ -51,10 +54,12 @@ def test_sample_factorys_examples_train_with_fixpo(tmp_path, name):
     policies = 2 if name == "a population" else 1
     run(tmp_path, "sf_fixpo.run", *EXAMPLES[name], *SMALL, f"--train_dir={tmp_path}", "--experiment=run", "--eps_kl=0.3")
     config = audited_and_played(tmp_path, "run", policies)
-    assert (config["algo"], config["eps_kl"], config["script"]["module"]) == ("FIXPO", 0.3, EXAMPLES[name][0])
+    script = config["script"].get("module") or config["script"]["path"]
+    assert (config["algo"], config["eps_kl"], script) == ("FIXPO", 0.3, EXAMPLES[name][0])
     # and again: from where it is, with what it was started with
     first = (tmp_path / "run" / "updates.jsonl").read_text()
-    more = ("--train_for_env_steps=900", f"--train_dir={tmp_path}", "--experiment=run")
+    steps = json.loads(first.splitlines()[-1])["env_steps"] + 400
+    more = (f"--train_for_env_steps={steps}", f"--train_dir={tmp_path}", "--experiment=run")
     run(tmp_path, "sf_fixpo.run", *EXAMPLES[name][:2], *more)
     rows = (tmp_path / "run" / "updates.jsonl").read_text()
     assert rows.startswith(first)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from programs import started
 
 from sf_fixpo.running.heartbeats import Heartbeats, ProcessorUse, Silent
 
@@ -85,3 +86,26 @@ def test_a_process_that_is_stopped_has_stalled_and_one_that_works_on_has_not():
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_evaluation_whose_worker_is_stopped_has_stalled(tmp_path):
+    """What waits for the worker is a process that does nothing, its progress bar included."""
+    now = Now()
+    flags = ("--env=gym_CartPole-v1", "--random", "--episodes=1000000", "--workers=1")
+    with started(tmp_path, "-m", "sf_fixpo.evaluate", *flags) as run:
+
+        def workers():
+            return [process for process in run.processes() if "spawn_main" in " ".join(process.cmdline())]
+
+        run.wait_until(workers)
+        stopped = workers()[0]
+        stopped.suspend()
+        time.sleep(1.0)  # what it has said already is taken in
+        use = ProcessorUse(run.popen.pid, 5.0, now)
+        time.sleep(3.0)
+        now.seconds = 6.0
+        assert use.stalled()
+        stopped.resume()
+        run.popen.kill()
+        run.wait(5)
+        run.assert_nothing_left()
