@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from programs import SERIAL
 from sample_factory.cfg.arguments import parse_sf_args
 
 from sf_fixpo import train
+from sf_fixpo.algorithm.ranges import RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
 # Read by code that does not run here: sample-factory's own programs to play and to look around.
@@ -52,6 +54,21 @@ def read_somewhere() -> frozenset[str]:
 @pytest.mark.parametrize("name", flags())
 def test_a_flag_that_nobody_reads_is_refused(name):
     assert name in REFUSED or name in OTHERWISE or name in read_somewhere(), f"--{name} would silently do nothing"
+
+
+# Numbers that have rules of their own, beside others; and GPUs by their index.
+NUMBERS_ELSEWHERE = {"recurrence", "worker_num_splits", "actor_worker_gpus"}
+
+
+@pytest.mark.parametrize("action", [action for action in parse_sf_args(["--env=x"])[0]._actions if action.type in (int, float)])
+def test_every_number_has_a_range(action):
+    """A number that nobody looked at ends a run in its middle, or never: with 0 frames a step no run comes to its end."""
+    if action.dest in NUMBERS_ELSEWHERE:
+        return
+    _, valid = RANGES[action.dest]
+    defaults = action.default if isinstance(action.default, list) else [action.default]
+    assert all(valid(value) for value in defaults if value is not None)
+    assert not valid(math.nan if action.type is float else -99)
 
 
 @pytest.mark.parametrize("name", REFUSED)

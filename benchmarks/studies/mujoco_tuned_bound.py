@@ -1,4 +1,4 @@
-"""The `tuned` preset on Hopper and Walker2d: which bound, now that a minibatch has 64 states? Half a million steps, looking around.
+"""The `tuned` preset on Hopper and Walker2d: which bound, where a minibatch has 64 states? Half a million steps, looking around.
 
 beta holds the largest divergence of a minibatch at eps_kl / c_beta. The largest of 64 states is less than that of the paper's
 512, so that with smaller minibatches the same two numbers let the mean go further: 0.025 to 0.06 nats an update.

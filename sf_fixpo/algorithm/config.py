@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from sf_fixpo.algorithm.flags import add_flags, at_least_one, field_fault, flag, not_negative, positive
+from sf_fixpo.algorithm.ranges import range_faults
 from sf_fixpo.algorithm.trust_region import CHECK_MARGIN
 
 # Of sample-factory's flags those that the checks read, and what holds where a configuration lacks one (tests, other trainers).
@@ -20,37 +22,17 @@ _ABSENT = MappingProxyType(
         "async_rl": False,
         "batch_size": 1024,
         "env": "task",
-        "gamma": 0.99,
-        "learning_rate": 1e-4,
         "normalize_returns": False,
         "num_batches_per_epoch": 1,
         "num_envs_per_worker": 1,
         "num_epochs": 1,
         "recurrence": -1,
         "rollout": 32,
-        "seed": None,
         "task_names": None,
         "use_rnn": False,
         "with_vtrace": False,
         "worker_num_splits": 1,
     }
-)
-
-# sample-factory's flags that count something; it would fail on these in the middle of a run, or never end
-_COUNTS = (
-    "batch_size",
-    "num_batches_per_epoch",
-    "num_epochs",
-    "rollout",
-    "num_workers",
-    "num_envs_per_worker",
-    "num_policies",
-    "max_policy_lag",
-    "policy_workers_per_policy",
-    "train_for_env_steps",
-    "train_for_seconds",
-    "save_every_sec",
-    "keep_checkpoints",
 )
 
 
@@ -229,12 +211,7 @@ def faults(cfg: Any) -> list[str]:
     with an assertion.
     """
     found = [fault for f in _FIELDS.values() if (fault := field_fault(f, _get(cfg, f.name)))]
-    counts = {name: _get(cfg, name) for name in _COUNTS}
-    found += [f"--{name}={n}: must be an integer >= 1" for name, n in counts.items() if n is not None and n < 1]
-    if (seed := _get(cfg, "seed")) is not None and seed < 0:
-        found.append(f"--seed={seed}: must be an integer >= 0")
-    if not 0 < (gamma := _get(cfg, "gamma")) <= 1:
-        found.append(f"--gamma={gamma}: must be a number > 0 and <= 1")
+    found += range_faults(partial(_get, cfg))
     if found:
         return found
     found += _constraint_faults(cfg)
@@ -307,6 +284,4 @@ def _mode_faults(cfg: Any) -> list[str]:
             found.append(f"--recurrence={_get(cfg, 'recurrence')}: must equal --rollout with --with_vtrace=True")
         if _get(cfg, "rollout") < 2:
             found.append("--rollout=1: must be at least 2 with --with_vtrace=True")
-    if not _get(cfg, "learning_rate") > 0:
-        found.append(f"--learning_rate={_get(cfg, 'learning_rate')}: must be a number > 0")
     return found
