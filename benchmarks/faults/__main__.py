@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     def one(fault) -> None:
         try:
             outcome = attempt(fault, args.keep)
-        except (RuntimeError, OSError) as exc:
+        except (RuntimeError, OSError, subprocess.SubprocessError) as exc:
             outcome = Outcome(fault.name, None, None, "", 0.0, (0, 0, 0), f"could not be tried: {str(exc)[:200]}")
             print(f"{fault.name}: {exc}", file=sys.stderr, flush=True)
         with lock:

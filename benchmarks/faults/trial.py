@@ -236,7 +236,9 @@ def _fill(trial: Trial) -> float:
 
 
 def _read_only(trial: Trial) -> float:
-    subprocess.run(["mount", "-o", "remount,ro", str(trial.train_dir)], check=True)
+    """By a second mount over the first: what has open files cannot be made read-only itself, as a kernel in trouble can."""
+    subprocess.run(["mount", "--bind", str(trial.train_dir), str(trial.train_dir)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(trial.train_dir)], check=True)
     return time.time()
 
 
@@ -354,7 +356,8 @@ def attempt(fault: Fault, keep: Path | None = None) -> Outcome:
     finally:
         trial.close()
         if fault.kind in _MOUNTED:
-            subprocess.run(["umount", str(trial.train_dir)], check=False)
+            while os.path.ismount(trial.train_dir):
+                subprocess.run(["umount", "--lazy", str(trial.train_dir)], check=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
