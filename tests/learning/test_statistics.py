@@ -77,11 +77,13 @@ def test_statistics_are_those_that_sample_factory_would_have_counted(tmp_path, f
             torch.testing.assert_close(normalized[key], expected[key], rtol=1e-4, atol=1e-4)
 
 
-def test_a_normaliser_that_is_not_sample_factorys_own_counts_itself(learner):
+@pytest.mark.parametrize("by_a_known_name", [True, False])
+def test_a_normaliser_that_is_not_sample_factorys_own_counts_itself(tmp_path, by_a_known_name):
     class Own(ObservationNormalizer):
         pass
 
-    policy, obs = learner.candidate, torch.randn(5, 8)
+    shape = small_shape(**{**BUSY, "normalize_input": by_a_known_name})
+    policy, obs = make_learner("FIXPO", shape, train_dir=tmp_path).candidate, torch.randn(5, 8)
     policy.model.obs_normalizer.__class__ = Own
     seen = []
     policy.model.obs_normalizer.register_forward_pre_hook(lambda module, _: seen.append(module.training))
