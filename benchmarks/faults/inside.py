@@ -178,13 +178,15 @@ def _late(action: Callable) -> Callable:
             time.sleep(float((folder / _LATE).read_text()))
         return action(*args, **kwargs)
 
+    wrapped.__name__ = _late.__name__
     return wrapped
 
 
 # The wall clock and the renaming of a checkpoint, in every process of the run: all of them import this module.
 if _folder() is not None:
     time.time = _jumping_time
-    os.replace = _late(os.replace)
+    if os.replace.__name__ != _late.__name__:  # once: this module is there as the program and by its name
+        os.replace = _late(os.replace)
 
 
 def main() -> int:

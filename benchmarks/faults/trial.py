@@ -340,7 +340,7 @@ def attempt(fault: Fault, keep: Path | None = None) -> Outcome:
             status = trial.ended()
         lines = [line for line in trial.text().splitlines() if fault.says and re.search(fault.says, line)]
         line = lines[0] if lines else ""
-        line = re.sub(r"^\[[^\]]*\](\[\d+\])? ", "", line.strip()).replace(str(folder), "...")
+        line = re.sub(r"^\[[^\]]*\](\[\d+\])? ", "", line.strip()).replace(str(folder), "...").replace(f"{Path.cwd()}/", "")
         lost, left = trial.lost(), trial.left()
         for path in trial.saved() if fault.place != "checkpoint" else ():
             checkpoints.load(path)
