@@ -252,7 +252,8 @@ def test_one_environment_keeps_all_workers_busy_and_many_are_split_no_further_th
 
 
 def worker_processes() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children() if "spawn_main" in " ".join(process.cmdline())]
+    children = psutil.Process().children()  # of one that has just ended the command line is None
+    return [process for process in children if "spawn_main" in " ".join(process.as_dict(["cmdline"])["cmdline"] or [])]
 
 
 def test_levels_share_the_workers(experiment):

@@ -351,7 +351,10 @@ def test_engines_of_a_version_that_does_not_fit_are_named():
     assert engines.ale_hint("mine:ALE/Pong-v5", None) is None
 
 
-def test_a_game_without_its_engine_is_refused_with_what_to_install():
+def test_a_game_without_its_engine_is_refused_with_what_to_install(monkeypatch):
+    (fault,) = GYM.faults(Namespace(env="gym_ALE/Pong-v5"))
+    assert fault == "--env=gym_ALE/Pong-v5: its module has to be named: --env=gym_ale_py:ALE/Pong-v5"
+    monkeypatch.setattr(engines, "installed", lambda name: None)
     (fault,) = GYM.faults(Namespace(env="gym_ALE/Pong-v5"))
     assert fault.startswith("--env=gym_ALE/Pong-v5: ale-py is not installed: pip install 'ale-py==0.10.1'")
     assert "--env=atari_Pong" in fault
