@@ -393,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     torch.set_num_threads(args.threads)
     # a file or a pipe has no width of its own, and 80 columns cut the table's numbers off
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     rows: list[Row] = []
     for work in args.works:
         console.print(
