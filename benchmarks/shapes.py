@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -35,18 +36,11 @@ class Shape:
         return replace(self, cfg={**self.cfg, **flags})
 
 
-DMLAB = Shape(
-    name="dmlab",
-    obs_space=gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 72, 96), np.uint8)),
-    action_space=gym.spaces.Discrete(15),
-    cfg={
-        "encoder_conv_architecture": "resnet_impala",
+# One pass over trajectories of 32 steps, from images as bytes.
+_PIXELS = MappingProxyType(
+    {
         "encoder_conv_mlp_layers": [512],
-        "nonlinearity": "relu",
         "use_rnn": True,
-        "rnn_type": "lstm",
-        "rnn_size": 256,
-        "batch_size": 1024,
         "num_batches_per_epoch": 1,
         "num_epochs": 1,
         "rollout": 32,
@@ -54,6 +48,20 @@ DMLAB = Shape(
         "learning_rate": 1e-4,
         "obs_scale": 255.0,
         "obs_subtract_mean": 0.0,
+    }
+)
+
+DMLAB = Shape(
+    name="dmlab",
+    obs_space=gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 72, 96), np.uint8)),
+    action_space=gym.spaces.Discrete(15),
+    cfg={
+        **_PIXELS,
+        "encoder_conv_architecture": "resnet_impala",
+        "nonlinearity": "relu",
+        "rnn_type": "lstm",
+        "rnn_size": 256,
+        "batch_size": 1024,
         "normalize_input": False,
         "normalize_returns": False,
         "max_policy_lag": 35,
@@ -93,25 +101,18 @@ MUJOCO = Shape(
     appo={"kl_loss_coeff": 0.1, "ppo_clip_ratio": 0.2},
 )
 
-# doom_battle of sample-factory's examples by its own settings: pixels with running statistics, five heads of actions
+# doom_battle of sample-factory's examples by its own settings, without its measurements: images with running statistics, and five
+# heads of actions
 VIZDOOM = Shape(
     name="vizdoom",
     obs_space=gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, 72, 128), np.uint8)),
     action_space=gym.spaces.Tuple([gym.spaces.Discrete(n) for n in (3, 3, 2, 2, 11)]),
     cfg={
+        **_PIXELS,
         "encoder_conv_architecture": "convnet_simple",
-        "encoder_conv_mlp_layers": [512],
-        "use_rnn": True,
         "rnn_type": "gru",
         "rnn_size": 512,
         "batch_size": 2048,
-        "num_batches_per_epoch": 1,
-        "num_epochs": 1,
-        "rollout": 32,
-        "recurrence": 32,
-        "learning_rate": 1e-4,
-        "obs_scale": 255.0,
-        "obs_subtract_mean": 0.0,
         "normalize_input": True,
         "normalize_returns": True,
         "exploration_loss": "symmetric_kl",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.shapes import Shape
 from sf_fixpo.algorithm.trust_region import FixupResult
@@ -77,9 +75,6 @@ def without_guarantee(learner: Any) -> None:
         verifier.stage(improvement.candidate)
         return FixupResult(satisfied=True)
 
-    def nothing(of: Callable[[Any], Tensor]) -> Callable[[], Tensor]:
-        return lambda: of(verifier._batch)
-
     improvement.fixup = fixup
-    verifier.kl = nothing(lambda batch: torch.zeros_like(batch.valids, dtype=torch.float32))
-    verifier.parameters = nothing(lambda batch: batch.bound)
+    verifier.kl = lambda: torch.zeros_like(verifier._batch.valids, dtype=torch.float32)
+    verifier.parameters = lambda: verifier._batch.bound

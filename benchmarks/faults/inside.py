@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import BuiltinFunctionType
 
 import gymnasium
 import psutil
@@ -178,15 +179,14 @@ def _late(action: Callable) -> Callable:
             time.sleep(float((folder / _LATE).read_text()))
         return action(*args, **kwargs)
 
-    wrapped.__name__ = _late.__name__
     return wrapped
 
 
 # The wall clock and the renaming of a checkpoint, in every process of the run: all of them import this module.
-if _folder() is not None:
+# Once: this module is there as the program and by its name, and would jump, or be late, twice.
+if _folder() is not None and isinstance(time.time, BuiltinFunctionType):
     time.time = _jumping_time
-    if os.replace.__name__ != _late.__name__:  # once: this module is there as the program and by its name
-        os.replace = _late(os.replace)
+    os.replace = _late(os.replace)
 
 
 def main() -> int:
