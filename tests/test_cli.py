@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from programs import ENV, REPO, SERIAL, checkpoints_of, train
@@ -145,6 +147,25 @@ def test_batch_that_the_workers_cannot_fill_in_step(tmp_path):
     assert "192 (--num_workers=3 x --num_envs_per_worker=4 x 1 agents x --rollout=16)" in fault
     cfg.async_rl = True
     assert not env_faults(cfg, env_info)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "fits"),
+    [("convnet_simple", 35, False), ("convnet_atari", 35, False), ("convnet_simple", 36, True), ("resnet_impala", 8, True)],
+)
+def test_images_that_are_too_small_for_their_convolutions(tmp_path, architecture, side, fits):
+    """What torch says of it, from a process of its own, is a size of a kernel."""
+    cfg = program.parse_cfg([*SERIAL, f"--train_dir={tmp_path}", f"--encoder_conv_architecture={architecture}"])
+    images = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (3, side, 60), np.uint8))
+    drawn = torch.get_rng_state()
+    faults = env_faults(cfg, make_env_info(images, gym.spaces.Discrete(2)))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    if fits:
+        assert not faults
+    else:
+        [fault] = faults
+        assert f"--encoder_conv_architecture={architecture}: too deep" in fault
+        assert f"obs 3 x {side} x 60" in fault
 
 
 # -- the program as it is started ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from sf_fixpo.envs.suite import EnvError
 _OURS = frozenset({"task_id", "INSTR", ACTION_MASK})
 _CHANNELS = (1, 3, 4)
 # The smallest image that sample-factory's default convolutions take; smaller ones are vectors.
-_LEAST_PIXELS = 36
+LEAST_PIXELS = 36
 # One-hot vectors longer than this are refused: a category of so many values is a number, or wants an embedding.
 _MOST_CATEGORIES = 65_536
 
@@ -67,7 +67,7 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     if len(shape) != 3:
         return None
     for axis, sides in ((2, shape[:2]), (0, shape[1:])):
-        if shape[axis] in _CHANNELS and min(sides) >= _LEAST_PIXELS:
+        if shape[axis] in _CHANNELS and min(sides) >= LEAST_PIXELS:
             return axis
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.model.actor_critic import create_actor_critic, default_make_actor_critic_func
@@ -13,6 +14,7 @@ from sample_factory.utils.typing import Config
 from sf_fixpo.algorithm.config import FixPOConfig, task_names
 from sf_fixpo.baselines.settings import space_faults
 from sf_fixpo.envs.action_mask import mask_fault
+from sf_fixpo.envs.gymnasium_envs.observations import LEAST_PIXELS
 from sf_fixpo.learning import checkpoints
 from sf_fixpo.learning.checkpointing import read_weights
 from sf_fixpo.learning.networks import action_spec, make_actor_critic
@@ -30,6 +32,7 @@ def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     if fault := mask_fault(env_info.obs_space, env_info.action_space):
         found.append(f"--env={cfg.env}: {fault}")
     found += _value_faults(cfg, env_info)
+    found += _image_faults(cfg, env_info)
     agents = env_info.num_agents * cfg.num_workers * cfg.num_envs_per_worker
     per_rollout = agents * cfg.rollout // cfg.num_policies
     per_update = cfg.batch_size * cfg.num_batches_per_epoch
@@ -64,6 +67,24 @@ def _value_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     if make not in (make_actor_critic, default_make_actor_critic_func):
         found.append(f"{flag}: must be shared with an actor-critic of your own, {make.__name__}, whose values nobody else knows")
     return found
+
+
+def _image_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
+    """Images smaller than what their convolutions look at: torch would name a kernel's size, once all processes are there."""
+    shapes = {key: space.shape for key, space in env_info.obs_space.items() if len(space.shape or ()) == 3}
+    if all(min(shape[1:]) >= LEAST_PIXELS for shape in shapes.values()):
+        return []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
+    except RuntimeError as exc:
+        if "Kernel size can't be greater" not in str(exc):
+            raise
+        images = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
+        flag = f"--encoder_conv_architecture={cfg.encoder_conv_architecture}"
+        shown = f"the images of --env={cfg.env} (channels x height x width: {images})"
+        return [f"{flag}: too deep for {shown}; give it larger ones, or use resnet_impala, which takes any"]
+    return []
 
 
 def _made_otherwise(cfg: Config, weights: dict[str, Any], what: str) -> str | None:
