@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from threading import Thread
 
 from sample_factory.algo.learning.learner import Learner
@@ -56,6 +59,7 @@ class FixPOLearnerWorker(LearnerWorker):
         super().__init__(evt_loop, cfg, env_info, buffer_mgr, batcher, policy_id)
         self.param_server, self.learner = make_learner(cfg, env_info, buffer_mgr.policy_versions, policy_id, learner_class)
         self._meeting, self._told = meeting, False
+        self._saves: dict[str, tuple[float, float]] = {}  # by kind: when the last one ended, and the seconds that it took
         if isinstance(self.learner, FixPOLearner):
             self.learner.meeting = meeting
 
@@ -104,6 +108,30 @@ class FixPOLearnerWorker(LearnerWorker):
             except RanksError as exc:
                 log.error("%s", exc)
         super().on_stop(*args)
+
+    def save(self) -> bool:
+        """As sample-factory's, where the last checkpoint is not so new that this was asked for while it was written."""
+        return self._save("latest", super().save)
+
+    def save_best(self, policy_id: int, metric: str, metric_value: float) -> bool:
+        """As sample-factory's; the same holds."""
+        return self._save("best", partial(super().save_best, policy_id, metric, metric_value))
+
+    def _save(self, kind: str, save: Callable[[], bool]) -> bool:
+        """Spends half of the time on saving at most.
+
+        Saves are asked for at fixed times. Where one takes longer than from one to the next, on a slow file system, those that
+        wait would be made one after the other, without an update or a heartbeat between them.
+        """
+        ended, took = self._saves.get(kind, (-math.inf, 0.0))
+        begun = time.monotonic()
+        if begun - ended < took:
+            return False
+        saved = save()
+        ended = time.monotonic()
+        self._saves[kind] = ended, ended - begun
+        self._report_heartbeat()  # not at its own time: that is once the loop gets there, and there may be another save before
+        return saved
 
     def on_task_returns(self, returns: dict[int, list[float | None]]) -> None:
         """Takes over what the runner knows of the tasks' returns, by policy, for the update log."""

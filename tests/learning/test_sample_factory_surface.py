@@ -43,6 +43,8 @@ EXPECTED = {
         "init": "self",
         "on_new_training_batch": "self, batch_idx",
         "on_stop": "self, args",
+        "save": "self",
+        "save_best": "self, policy_id, metric, metric_value",
         "start_batcher_thread": "self",
     },
     Runner: {
