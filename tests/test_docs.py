@@ -301,6 +301,7 @@ NOT_RUN = {
     r"paper_figures|eps_kl_x_c_beta|benchmarks\.|NAME": "hours, days; tests/launcher, test_figures, test_studies have small ones",
     r"USER/NAME|hf |uvx|git clone|pip |venv|dmlab_gym|wheels": "the network, or root; test_hub and test_export run the programs",
     r"torchrun": "ranks; tests/running/test_rank_runs starts some",
+    r"broken_": "a file that a broken level leaves; tests/envs/dmlab break some",
     r"make|cd sf_fixpo|cp ": "set-up, and what CI itself runs",
     r"my_module|metaworld|atari": "a module of the reader's, or engines; tests/envs runs them",
     r"train_dir/(FIXPO|fourier)|mujoco|eval_every=N|populate_cache|demo": "minutes to hours; benchmarks.md has what they gave",
