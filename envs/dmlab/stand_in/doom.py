@@ -23,6 +23,7 @@ from sf_fixpo.envs.dmlab.workspace import Workspace
 
 # The player takes no input during the first tics of a map.
 _FIRST_TIC = 10
+_MAP = "map.wad"  # in the folder that the engine runs in: a console command can hold few characters
 
 _BUTTONS = [
     Button.MOVE_FORWARD_BACKWARD_DELTA,
@@ -90,7 +91,6 @@ class Doom:
         """
         self._size = (width, height)
         self._workspace = Workspace(folder)
-        self._maps = 0
         self._game = vizdoom.DoomGame()
         try:
             self._configure(native_size(width, height))
@@ -141,18 +141,15 @@ class Doom:
             check_map(wad)
         except ValueError as error:
             raise RuntimeError(f"the ViZDoom engine was given {error}") from None
-        # Two names in turn: the engine may still have the last one open. They are relative to the folder it runs in, because
-        # a console command can hold few characters.
-        name = f"map{self._maps % 2}.wad"
-        self._maps += 1
         with _engine_errors("could not load a map"):
-            target = self._workspace.path / name
+            target = self._workspace.path / _MAP
             fresh = target.with_suffix(".new")
             fresh.write_bytes(wad)
-            fresh.replace(target)
+            fresh.replace(target)  # the engine may still have the last one open
+            if self._game.get_doom_map() != f"file:{_MAP}":
+                self._game.set_doom_map(f"file:{_MAP}")
             self._game.set_seed(seed)
-            self._game.set_doom_map(f"file:{name}")
-            self._game.new_episode()
+            self._game.new_episode()  # which reads the map; to name it anew would read it twice
 
     def tic(self, command: Sequence[float], update: bool) -> None:
         """Lets one tic pass.

@@ -16,11 +16,12 @@ from sf_fixpo.envs.dmlab.stand_in.wad import Point, Thing
 CELL_SIZE = 100.0  # units a side
 _STRETCH = 1.2  # of Doom's vertical units, as in resources.py
 _SIDES = (
-    # neighbour, and the border's ends with the cell on its right, in cells from the cell's south-west corner
-    ((0, -1), (1, 0), (0, 0)),
-    ((-1, 0), (0, 0), (0, 1)),
-    ((0, 1), (0, 1), (1, 1)),
-    ((1, 0), (1, 1), (1, 0)),
+    # neighbour, the border's ends with the cell on its right, in cells from the cell's south-west corner, and whether the border
+    # is the neighbour's to write where that is open: the western or southern one of two does
+    ((0, -1), (1, 0), (0, 0), True),
+    ((-1, 0), (0, 0), (0, 1), True),
+    ((0, 1), (0, 1), (1, 1), False),
+    ((1, 0), (1, 1), (1, 0), False),
 )
 
 
@@ -117,14 +118,17 @@ class _Writer:
         return "\n".join(parts).encode("ascii")
 
     def _cell(self, cell: Cell, patch: Patch) -> None:
-        """The borders of an open cell; those of two open cells are written by the western or southern one."""
+        """The borders of an open cell, those of which `_SIDES` says so."""
         x, y = cell
-        for (dx, dy), (bx, by), (ex, ey) in _SIDES:
+        for (dx, dy), (bx, by), (ex, ey), theirs in _SIDES:
             near = (x + dx, y + dy)
-            other = self._grid.cells.get(near)
-            panel = None if other is None else self._grid.borders.get(border(cell, near))
-            if other is not None and (near < cell or (panel is None and other == patch)):
-                continue
+            other, panel = self._grid.cells.get(near), None
+            if other is not None:
+                if theirs:
+                    continue
+                panel = self._grid.borders.get((cell, near))
+                if panel is None and (other is patch or other == patch):  # equality of dataclasses makes two tuples
+                    continue
             begin, end = ((x + bx) * CELL_SIZE, (y + by) * CELL_SIZE), ((x + ex) * CELL_SIZE, (y + ey) * CELL_SIZE)
             # Textures go on from one cell to the next: their place along the wall counts.
             along = (begin[0] + begin[1]) * (1 if (ex - bx) + (ey - by) > 0 else -1) % 128

@@ -15,6 +15,7 @@ import numpy as np
 from sf_fixpo.envs.dmlab.stand_in.motion import DEGREES_PER_PIXEL
 
 _DISTANCE, _SIDE, _BELOW_MIDDLE = 90.5, 112.0, 1.0  # units
+_ROUNDING = 1e-9  # of a place on the panel, by which two tangents may miss its edge
 _MOST_PITCH = 85.0  # degrees up or down
 _START_YAW = 22.5  # degrees to either side
 _TAN = (1.0, 0.75)  # of half the field of view, across and down: 90 degrees at 4:3
@@ -145,6 +146,7 @@ def gaze_point(yaw: float, pitch: float) -> Gaze:
         return None
     x = 0.5 + _DISTANCE * math.tan(math.radians(yaw)) / _SIDE
     y = 0.5 + (_BELOW_MIDDLE + _DISTANCE * math.tan(math.radians(pitch)) / math.cos(math.radians(yaw))) / _SIDE
+    x, y = (0.0 if abs(part) < _ROUNDING else part for part in (x, y))  # its edges are on it
     return (x, y) if 0 <= x < 1 and 0 <= y < 1 else None
 
 

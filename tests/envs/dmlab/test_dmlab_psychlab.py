@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.levels.players.gazes import CROSS, Gazer, middle
@@ -60,6 +60,8 @@ def answer(level, right=True):
 
 
 @given(st.floats(0, 0.999), st.floats(0, 0.999))
+@example(0.375, 0.0)
+@example(0.0, 0.0)
 def test_looking_at_a_point_is_the_inverse_of_the_gaze(x, y):
     assert gaze_point(*look_at(x, y)) == pytest.approx((x, y), abs=1e-9)
 
