@@ -143,9 +143,9 @@ class Doom:
             raise RuntimeError(f"the ViZDoom engine was given {error}") from None
         with _engine_errors("could not load a map"):
             target = self._workspace.path / _MAP
-            fresh = target.with_suffix(".new")
-            fresh.write_bytes(wad)
-            fresh.replace(target)  # the engine may still have the last one open
+            # a new file, as the engine may still have the last one open; by no rename over that one, which waits for the disk
+            target.unlink(missing_ok=True)
+            target.write_bytes(wad)
             if self._game.get_doom_map() != f"file:{_MAP}":
                 self._game.set_doom_map(f"file:{_MAP}")
             self._game.set_seed(seed)
