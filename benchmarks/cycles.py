@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -57,7 +58,8 @@ class Cycle:
         corrupt: checkpoints that could not be read afterwards.
         steps_before: in the log when it was started.
         steps_resumed: of the first update that it made; None where it made none.
-        lost_seconds: from the last save to the kill.
+        lost_seconds: of training, from the last save, or the first update of this cycle where that is later, to the last update
+            before the kill: what an earlier cycle lost is its own.
         beta_jump: |beta after its first update - beta of the update before that|; None where there is no such pair.
         beta_step: the largest such difference within the cycle.
     """
@@ -123,7 +125,11 @@ def cycle(number: int, folder: Path, flags: list[str], rng: random.Random) -> Cy
             os.killpg(process.pid, signal.SIGKILL)
             raise RuntimeError(f"cycle {number}: no update, exit status {process.poll()}: see {folder}.txt")
         time.sleep(0.05)
-    time.sleep(delay * (_START_SECONDS if at_the_start else _TRAIN_SECONDS))
+    until, began = time.monotonic() + delay * (_START_SECONDS if at_the_start else _TRAIN_SECONDS), math.inf
+    while time.monotonic() < until:
+        if began == math.inf and _size(folder) > size:
+            began = time.time()
+        time.sleep(0.05)
     ended = process.poll()
     if ended is not None:
         raise RuntimeError(f"cycle {number}: ended by itself, exit status {ended}: see {folder}.txt")
@@ -132,7 +138,7 @@ def cycle(number: int, folder: Path, flags: list[str], rng: random.Random) -> Cy
     rows = _rows(folder)
     made = rows[len(before) :]
     saved = [path.stat().st_mtime for path in folder.glob("checkpoint_p0/checkpoint_*.pth")]
-    lost = (folder / UPDATE_LOG).stat().st_mtime - max(saved) if made and saved else 0.0
+    lost = (folder / UPDATE_LOG).stat().st_mtime - max([began, *saved]) if made else 0.0
     earlier = [row for row in latest_rows(folder / UPDATE_LOG) if made and row["policy_version"] < made[0]["policy_version"]]
     steps = [abs(b["beta"] - a["beta"]) for a, b in itertools.pairwise(made)]
     return Cycle(
