@@ -164,8 +164,8 @@ def test_images_that_are_too_small_for_their_convolutions(tmp_path, architecture
         assert not faults
     else:
         [fault] = faults
-        assert f"--encoder_conv_architecture={architecture}: too deep" in fault
-        assert f"obs 3 x {side} x 60" in fault
+        assert f"--encoder_conv_architecture={architecture}: too deep for --env={ENV}, whose images are small" in fault
+        assert f"(obs 3 x {side} x 60): make them larger, or take resnet_impala" in fault
 
 
 # -- the program as it is started ---------------------------------------------------------------------------------------------

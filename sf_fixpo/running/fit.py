@@ -21,6 +21,8 @@ from sf_fixpo.learning.networks import action_spec, make_actor_critic
 from sf_fixpo.learning.tasks import task_count
 from sf_fixpo.learning.values import scope_of
 
+_KERNEL_TOO_LARGE = "Kernel size can't be greater"  # so torch says it
+
 
 def env_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
     """Faults that show only once the environment's spaces and number of agents are known."""
@@ -78,12 +80,13 @@ def _image_faults(cfg: Config, env_info: EnvInfo) -> list[str]:
         with torch.random.fork_rng(devices=[]):
             create_actor_critic(cfg, env_info.obs_space, env_info.action_space)
     except RuntimeError as exc:
-        if "Kernel size can't be greater" not in str(exc):
+        if _KERNEL_TOO_LARGE not in str(exc):
             raise
         images = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
         flag = f"--encoder_conv_architecture={cfg.encoder_conv_architecture}"
-        shown = f"the images of --env={cfg.env} (channels x height x width: {images})"
-        return [f"{flag}: too deep for {shown}; give it larger ones, or use resnet_impala, which takes any"]
+        return [
+            f"{flag}: too deep for --env={cfg.env}, whose images are small ({images}): make them larger, or take resnet_impala"
+        ]
     return []
 
 
