@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from sf_fixpo import __version__
 
@@ -37,6 +39,13 @@ def test_no_tracked_file_names(pattern):
 @pytest.mark.parametrize(("text", "pattern"), [("https://py" + "pi.org/simple", HOSTS), ("cd /wo" + "rk/main", PLACES)])
 def test_they_would_be_found(text, pattern):
     assert re.search(pattern, text)
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0"])
+def test_what_make_installs_is_for_every_python_that_readme_names(python):
+    """A pin that wants 3.11.5 leaves Debian 12, which has 3.11.2, without `make demo`."""
+    wanted = {dist.name: dist.metadata["Requires-Python"] for dist in distributions()}
+    assert [f"{name} {spec}" for name, spec in wanted.items() if spec and python not in SpecifierSet(spec)] == []
 
 
 def test_the_citation_follows_its_schema_and_names_this_version():
